@@ -1,0 +1,1 @@
+"""What the store costs, measured beside what people would use instead."""

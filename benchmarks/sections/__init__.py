@@ -1,0 +1,1 @@
+"""The parts of the suite, in the order in which they run."""

@@ -1,0 +1,1 @@
+"""One class for each way to keep a state in Redis, all with the same interface (see `subject.Subject`)."""

@@ -1,0 +1,59 @@
+"""The state of AI agents in Redis.
+
+Everything that is public is imported from here; `redis_state.testing` has real servers for tests.
+"""
+
+from redis_state.config import RedisConfig
+from redis_state.errors import (
+    ForeignLoopError,
+    InvalidIdError,
+    NotReplicatedError,
+    OutcomeUnknownError,
+    PartitionsMismatchError,
+    ServerRefusedError,
+    StateDecodeError,
+    StateEncodeError,
+    StateNotFoundError,
+    StateStoreError,
+    StoreClosedError,
+    StoreTimeoutError,
+    StoreUnavailableError,
+    VersionConflictError,
+)
+from redis_state.memory_store import MemoryStateStore
+from redis_state.open import open_store
+from redis_state.protocol import SessionStore, StateStore
+from redis_state.redis_store import RedisStateStore, StoreOptions
+from redis_state.state import AgentState, Message, SessionInfo
+
+__all__ = [
+    # what a store promises
+    "StateStore",
+    "SessionStore",
+    # stores
+    "RedisStateStore",
+    "MemoryStateStore",
+    "open_store",
+    "RedisConfig",
+    "StoreOptions",
+    # data
+    "AgentState",
+    "Message",
+    "SessionInfo",
+    # errors: the caller's or the data's
+    "StateStoreError",
+    "StateNotFoundError",
+    "VersionConflictError",
+    "InvalidIdError",
+    "StateEncodeError",
+    "StateDecodeError",
+    "StoreClosedError",
+    "ForeignLoopError",
+    "PartitionsMismatchError",
+    # errors: the server's or the network's
+    "StoreUnavailableError",
+    "StoreTimeoutError",
+    "OutcomeUnknownError",
+    "ServerRefusedError",
+    "NotReplicatedError",
+]

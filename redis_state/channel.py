@@ -1,0 +1,179 @@
+"""The connections to one server that share a queue."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final
+
+from redis.exceptions import MaxConnectionsError
+
+from redis_state.connect import Failure, describe, take_over
+from redis_state.lane import BULK, Lane
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from redis_state.connect import Dialer
+    from redis_state.operation import Operation
+    from redis_state.wire import Wire
+
+MAX_BATCH: Final = 256  # operations in flight on one connection; more would only wait in the server
+MAX_BATCH_BYTES: Final = 1024 * 1024
+
+
+class Channel:
+    """A queue, and the connections that empty it.
+
+    Operations go out in the same turn of the event loop in which they came, all of them in one write, on the first
+    connection that is not busy with something large. Another connection is opened only when all are.
+
+    All state of a channel:
+        queue: what is not sent, oldest first.
+        lanes: the open connections, first opened first.
+        limit: how many there may be.
+        dialing: the task that opens another, if one does.
+        flushing: whether a flush will run in this turn of the loop.
+    """
+
+    def __init__(self, wire: Wire, dialer: Dialer, limit: int) -> None:
+        self.wire = wire
+        self.dialer = dialer
+        self.queue: deque[Operation] = deque()
+        self.lanes: list[Lane] = []
+        self.limit = limit
+        self._dialing: asyncio.Task[None] | None = None
+        self._flushing = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._loop = asyncio.get_running_loop()
+
+    def __repr__(self) -> str:
+        in_flight = sum(len(lane.inflight) for lane in self.lanes)
+        return f"<Channel {self.dialer.name}: {len(self.lanes)} lanes, {in_flight} in flight, {len(self.queue)} waiting>"
+
+    def push(self, op: Operation) -> None:
+        """Take an operation. A lone one goes straight out, others at the end of this turn of the loop."""
+        self.queue.append(op)
+        if self.lanes and not self._flushing and not self.lanes[0].inflight:
+            self.flush()
+        else:
+            self.flush_soon()
+
+    def flush_soon(self) -> None:
+        """Flush at the end of this turn of the loop."""
+        if not self._flushing and self.queue:
+            self._flushing = True
+            self._loop.call_soon(self.flush)
+
+    def flush(self) -> None:
+        """Send what is queued, as far as connections take it; open another where they do not."""
+        self._flushing = False
+        while self.queue:
+            lane = self._choose()
+            if lane is None:
+                break
+            if batch := self._next_batch(MAX_BATCH - len(lane.inflight)):
+                lane.send(batch)
+        if self.queue:
+            if self._dialing is None and len(self.lanes) < self.limit:
+                self._dialing = self.wire.spawn(self._dial())
+            if self._timer is None:
+                self._timer = self._loop.call_at(self.queue[0].deadline, self._check)
+
+    def _choose(self) -> Lane | None:
+        """The connection for the next batch: the first that is not busy with something large and not full."""
+        for lane in self.lanes:
+            if lane.usable and not lane.clogged and len(lane.inflight) < MAX_BATCH:
+                return lane
+        return None
+
+    def _next_batch(self, room: int) -> list[Operation]:
+        """Take the oldest operations off the queue, leaving out those whose callers are gone."""
+        batch: list[Operation] = []
+        size = gone = 0
+        while self.queue and len(batch) < room and size < MAX_BATCH_BYTES:
+            op = self.queue.popleft()
+            if op.future.done():
+                gone += 1
+                continue
+            if batch and len(op.payload) > BULK:  # alone, so that a refusal of its size is its own
+                self.queue.appendleft(op)
+                break
+            batch.append(op)
+            size += len(op.payload)
+            if size > BULK and len(batch) == 1:
+                break
+        if gone:
+            self.wire.settled(gone)
+        return batch
+
+    def answered(self, count: int) -> None:
+        """Replies came: there may be room on a connection again."""
+        self.wire.settled(count)
+        if self.queue:
+            self.flush_soon()
+
+    def refused(self, lane: Lane, op: Operation) -> int:
+        """An operation got an error reply. Returns 1 if it will be tried again."""
+        return self.wire.refused(self, lane, op)
+
+    def confirmed(self, op: Operation, result: Any, replicas: int) -> None:
+        """Replicas confirmed a write, or as many as did."""
+        self.wire.confirmed(op, result, replicas)
+
+    def expire(self, op: Operation, *, sent: bool) -> None:
+        """An operation's time is up."""
+        op.sent |= sent
+        self.wire.expire(op)
+
+    def lost(self, lane: Lane, ops: Sequence[Operation], *, executed: bool) -> None:
+        """A connection is gone, with operations in flight."""
+        if lane in self.lanes:
+            self.lanes.remove(lane)
+        self.wire.spawn(self.dialer.hang_up(lane.connection))
+        self.wire.lost(ops, executed=executed)
+
+    def drop_lanes(self) -> None:
+        """Close every connection, because the server behind them is no longer the right one."""
+        for lane in self.lanes:
+            lane.abort()
+
+    async def _dial(self) -> None:
+        """Open one more connection."""
+        failure: Failure | None = None
+        try:
+            async with asyncio.timeout(self.wire.limits.dial_timeout):
+                connection = await self.dialer.open()
+        except MaxConnectionsError:
+            if self.lanes:
+                self.limit = len(self.lanes)  # the caller's pool is smaller than was asked for
+            failure = describe(None, self.dialer.name)
+        except Exception as error:  # noqa: BLE001  # redis-py raises its own errors, OSError, ssl's and asyncio's
+            failure = describe(error, self.dialer.name)
+        else:
+            self.lanes.append(Lane(self, connection, take_over(connection)))
+            self.wire.connected = True
+            self.wire.log.debug("connected to %s, %d of %d", self.dialer.name, len(self.lanes), self.limit)
+        self._dialing = None
+        if failure is None:
+            self.flush()
+        else:
+            self.wire.log.debug("not connected: %s", failure.reason)
+        if failure is not None and not self.lanes:
+            waiting, self.queue = self.queue, deque()
+            self.wire.unreachable(self, waiting, failure)
+
+    def _check(self) -> None:
+        """Let go what has waited too long."""
+        self._timer = None
+        now = self._loop.time()
+        while self.queue and (self.queue[0].deadline <= now or self.queue[0].future.done()):
+            op = self.queue.popleft()
+            self.expire(op, sent=False)
+            self.wire.settled(1)
+        self.flush()
+
+    def cancel_timer(self) -> None:
+        """Stop looking after the queue."""
+        if self._timer is not None:
+            self._timer.cancel()

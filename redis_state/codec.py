@@ -1,0 +1,242 @@
+r"""States to bytes and back.
+
+A value is one document, JSON or MessagePack, and after it a line of JSON for every batch that `append` added:
+
+    {"agent_id":"agent-1",...,"_rev":"3-Zk3x0A,91bQ_e"}
+    {"messages":[...],"_rev":"4-p0LmXw@1468"}
+
+``_rev``, always last, is what the scripts read: the version, then the ids of the latest writes, newest first, and in an
+appended line the length of the document in bytes. A write's id makes a replay recognisable and two writes with the
+same version distinguishable. It is read from the end of the value, so neither side ever parses a document for it.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from datetime import datetime
+from typing import Any, Final, Generic, Literal
+
+import msgspec
+
+from redis_state.errors import StateEncodeError
+from redis_state.state import Revision, S, StateType
+
+Format = Literal["json", "msgpack"]
+
+_TAIL: Final = 160  # bytes that hold any revision: 20 digits, 12 ids of 6 letters, separators, a document's length
+_REVISION: Final = re.compile(rb'_rev(?:"\s*:\s*"|\xd9.)(\d+)-([\w,-]*)(?:@(\d+))?(?:"\s*\}\s*)?\Z', re.DOTALL)
+_ALPHABET: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+_PAIRS: Final = [a + b for a in _ALPHABET for b in _ALPHABET]
+_UNENCODABLE: Final = (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError)
+_MAX_PATH: Final = 32
+
+
+class WriteIds:
+    """A source of ids for writes: 36 bits each, unique for one source, random between sources."""
+
+    def __init__(self) -> None:
+        self._next = random.getrandbits(36)
+
+    def __call__(self) -> str:
+        self._next = n = (self._next + 0x9E3779B97) & 0xFFFFFFFFF  # an odd stride visits every number once
+        return _PAIRS[n >> 24] + _PAIRS[n >> 12 & 4095] + _PAIRS[n & 4095]
+
+
+def revision_of(value: bytes) -> tuple[Revision | None, int]:
+    """The revision at the end of a value, None where there is none, and the length of the value's document."""
+    match = _REVISION.search(value, max(0, len(value) - _TAIL))
+    if match is None:
+        return None, len(value)
+    version, ids, base = match.groups()
+    return Revision(int(version), ids.decode()), int(base) if base else len(value)
+
+
+class Codec(Generic[S]):
+    """The bytes of one state type.
+
+    Args:
+        state_type: The type.
+        format: What is written; either is read.
+    """
+
+    def __init__(self, state_type: StateType[S], format: Format) -> None:
+        if format not in ("json", "msgpack"):
+            raise ValueError(f"format must be 'json' or 'msgpack', not {format!r}")
+        self.format: Format = format
+        self._cls = state_type.cls
+        self._json = msgspec.json.Encoder()
+        self._msgpack = msgspec.msgpack.Encoder()
+        self._from_json = msgspec.json.Decoder(state_type.cls)
+        self._from_msgpack = msgspec.msgpack.Decoder(state_type.cls)
+        self._strict = getattr(getattr(self._cls, "__struct_config__", None), "forbid_unknown_fields", False)
+        if state_type.has_messages:
+            fields = [("messages", state_type.message_list), ("updated_at", datetime)]
+            self._batches = msgspec.json.Decoder(msgspec.defstruct("Batch", fields))
+        self._stamps = state_type.has_updated_at
+
+    def encode(self, state: S) -> bytes:
+        """The document of a state up to where `seal` adds the revision.
+
+        It is decoded again and compared: what is stored is what would be loaded.
+
+        Raises:
+            StateEncodeError: What would be loaded is not equal to the state.
+        """
+        try:
+            document = self._json.encode(state)
+            loaded = self._from_json.decode(document)
+            if loaded == state:
+                if self.format == "json":
+                    return document[:-1] + b',"_rev":'
+                return _one_more_field(self._msgpack.encode(state)) + b"\xa4_rev"
+        except _UNENCODABLE as error:
+            refusal = _refusal(self._json, state, error)
+        else:
+            refusal = _difference(state, loaded, "$")
+        raise refusal  # outside of the handler, whose error would be its context and may quote the payload
+
+    def seal(self, body: bytes, revision: str) -> bytes:
+        """A whole document: what `encode` returned, and the revision."""
+        if self.format == "json":
+            return b'%b"%b"}' % (body, revision.encode())
+        return b"%b\xd9%c%b" % (body, len(revision), revision.encode())
+
+    def encode_batch(self, messages: list[Any], updated_at: datetime) -> bytes:
+        """A line for `append` up to where the script adds the revision.
+
+        Raises:
+            StateEncodeError: What would be loaded is not equal to the messages.
+        """
+        batch: dict[str, Any] = {"messages": messages, "updated_at": updated_at}
+        try:
+            line = self._json.encode(batch)
+            loaded: list[Any] = self._batches.decode(line).messages
+            if loaded == messages:
+                return line[:-1] + b',"_rev":"'
+        except _UNENCODABLE as error:
+            refusal = _refusal(self._json, batch, error)
+        else:
+            refusal = _difference(messages, loaded, "$.messages")
+        raise refusal  # outside of the handler, whose error would be its context and may quote the payload
+
+    def decode(self, value: bytes) -> tuple[S, Revision | None]:
+        """The state under a key, appended messages in their place, and the revision it stems from.
+
+        Raises:
+            ValueError: These bytes are no state of the type. The text says why and holds nothing of them.
+        """
+        revision, end = revision_of(value)
+        document = value if end == len(value) else value[:end]
+        try:
+            if self._strict and revision is not None:
+                state = self._decode_without_revision(document)
+            elif document[:1] in (b"{", b" ", b"\n"):
+                state = self._from_json.decode(document)
+            else:
+                state = self._from_msgpack.decode(document)
+            if end != len(value):
+                messages: list[Any] = state.messages  # pyright: ignore[reportAttributeAccessIssue]
+                for batch in self._batches.decode_lines(value[end:]):
+                    messages.extend(batch.messages)
+                    if self._stamps:
+                        state.updated_at = batch.updated_at  # pyright: ignore[reportAttributeAccessIssue]
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError, AttributeError) as error:
+            reason = _reason(error)
+        else:
+            return state, revision
+        raise ValueError(reason)
+
+    def _decode_without_revision(self, document: bytes) -> S:
+        fields: dict[str, Any]
+        if document[:1] == b"{":
+            fields = msgspec.json.decode(document)
+        else:
+            fields = msgspec.msgpack.decode(document)
+        fields.pop("_rev", None)
+        return msgspec.json.decode(self._json.encode(fields), type=self._cls)
+
+
+def _one_more_field(document: bytes) -> bytes:
+    """The MessagePack map with the count of its fields one higher."""
+    if document[0] < 0x8F:  # fixmap: the count stands in the low four bits
+        return bytes((document[0] + 1,)) + document[1:]
+    if document[0] == 0x8F:
+        return b"\xde\x00\x10" + document[1:]
+    count = int.from_bytes(document[1:3], "big")  # map 16; no type has 65,535 fields
+    return b"\xde" + (count + 1).to_bytes(2, "big") + document[3:]
+
+
+def _reason(error: Exception) -> str:
+    """Why msgspec refused, without the words of the value that it may quote."""
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if isinstance(error, msgspec.ValidationError):
+        path = re.search(r"at `(?:key` in `)?(\$[^`]*)`", str(error))
+        return f"{path[1] if path else '$'} does not fit its type"
+    return "it is neither valid JSON nor valid MessagePack"
+
+
+def _fields(value: Any) -> list[tuple[str, Any]]:
+    """The children of a value, each with its step in a path."""
+    if isinstance(value, dict):
+        items: dict[Any, Any] = value
+        return [(f".{k}" if isinstance(k, str) else f"[{type(k).__name__} key]", v) for k, v in items.items()]
+    if isinstance(value, (list, tuple)):
+        sequence: list[Any] = list(value)
+        return [(f"[{i}]", v) for i, v in enumerate(sequence)]
+    if isinstance(value, msgspec.Struct):
+        return [(f".{name}", getattr(value, name, None)) for name in value.__struct_fields__]
+    names: Any = getattr(value, "__dataclass_fields__", ())
+    return [(f".{name}", getattr(value, name, None)) for name in names]
+
+
+def _refusal(encoder: msgspec.json.Encoder, value: Any, error: Exception) -> StateEncodeError:
+    """The error for a value that cannot be encoded, or encoded but not decoded: its path and why."""
+    if isinstance(error, msgspec.ValidationError):
+        path = re.search(r"at `(?:key` in `)?(\$[^`]*)`", str(error))
+        return StateEncodeError(path[1] if path else "$", "its type is not the one that the field declares")
+    path, steps = "$", 0
+    while steps < _MAX_PATH:
+        steps += 1
+        for step, child in _fields(value):
+            if not _encodes(encoder, child):
+                path, value = path + step, child
+                break
+        else:
+            break
+    if isinstance(error, RecursionError):
+        return StateEncodeError(path, "it is nested too deeply, or holds itself")
+    if isinstance(error, UnicodeEncodeError):
+        return StateEncodeError(path, "it holds a lone surrogate, which UTF-8 cannot express")
+    return StateEncodeError(path, f"a {type(value).__name__} has no faithful form in JSON and MessagePack")
+
+
+def _encodes(encoder: msgspec.json.Encoder, value: Any) -> bool:
+    try:
+        encoder.encode(value)
+    except _UNENCODABLE:
+        return False
+    return True
+
+
+def _difference(saved: Any, loaded: Any, path: str) -> StateEncodeError:
+    """The error for a value that would come back different: the deepest place where it does."""
+    for _ in range(_MAX_PATH):
+        after = dict(_fields(loaded)) if type(saved) is type(loaded) else {}
+        for step, child in _fields(saved):
+            if step not in after or not _same(child, after[step]):
+                if step not in after:
+                    return StateEncodeError(path, "keys must be strings")
+                path, saved, loaded = path + step, child, after[step]
+                break
+        else:
+            break
+    return StateEncodeError(path, f"a {type(saved).__name__} would come back as {type(loaded).__name__}")
+
+
+def _same(a: Any, b: Any) -> bool:
+    try:
+        return bool(a == b)
+    except RecursionError:
+        return False

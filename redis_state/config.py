@@ -1,0 +1,272 @@
+"""Configuration: as values, or as a URL."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import parse_qsl, unquote
+
+from redis.asyncio import Redis, RedisCluster
+from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel
+from redis.backoff import NoBackoff
+from redis.maint_notifications import MaintNotificationsConfig
+
+from redis_state.connect import ClusterRouter, PlainRouter, Router
+
+if TYPE_CHECKING:
+    from redis.credentials import CredentialProvider
+
+
+@dataclass(frozen=True, kw_only=True)
+class RedisConfig:
+    """How to reach Redis. Durations are in seconds.
+
+    Attributes:
+        addrs: ``host:port`` each. One is a standalone server, several are nodes of a cluster.
+        username: ACL user; None is the default user.
+        password: Its password; never part of a repr, a log line or an exception.
+        credential_provider: A `redis.credentials.CredentialProvider`, instead of username and password.
+        db: Database number; 0 on a cluster.
+        key_prefix: What every key starts with.
+        dial_timeout: For opening a connection, TLS and authentication included.
+        read_timeout: How long the server may owe a reply.
+        write_timeout: How much longer while a request is still being written. An operation takes at most
+            `read_timeout` and `write_timeout` together, retries included.
+        pool_size: Connections to one server at most.
+        unix_socket: Path of a Unix socket, instead of `addrs`.
+        master_name: The name under which Sentinel knows the primary.
+        sentinel_addrs: ``host:port`` of the Sentinels.
+        sentinel_username: ACL user at the Sentinels.
+        sentinel_password: Its password.
+        tls: Encrypt connections, those to Sentinels too.
+        tls_ca_file: Certificates to trust, PEM; None trusts the system's.
+        tls_cert_file: Client certificate, PEM.
+        tls_key_file: Its key, PEM.
+        tls_verify: Check the server's certificate and name.
+    """
+
+    addrs: list[str] = field(default_factory=lambda: ["localhost:6379"])
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    credential_provider: CredentialProvider | None = field(default=None, repr=False)
+    db: int = 0
+    key_prefix: str = "forge:state:"
+    dial_timeout: float = 5.0
+    read_timeout: float = 3.0
+    write_timeout: float = 3.0
+    pool_size: int = 10
+    unix_socket: str | None = None
+    master_name: str | None = None
+    sentinel_addrs: list[str] = field(default_factory=lambda: list[str]())
+    sentinel_username: str | None = None
+    sentinel_password: str | None = field(default=None, repr=False)
+    tls: bool = False
+    tls_ca_file: str | None = None
+    tls_cert_file: str | None = None
+    tls_key_file: str | None = None
+    tls_verify: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant."""
+        if not self.addrs:
+            raise ValueError("addrs must name at least one host:port")
+        if self.pool_size < 1:
+            raise ValueError("pool_size must be 1 or more")
+        for name in ("dial_timeout", "read_timeout", "write_timeout"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be a number of seconds above 0")
+        if bool(self.master_name) != bool(self.sentinel_addrs):
+            raise ValueError("master_name and sentinel_addrs go together")
+        if self.is_cluster and self.db:
+            raise ValueError("a cluster has only database 0")
+        if self.credential_provider is not None and (self.username or self.password):
+            raise ValueError("give a credential_provider, or username and password, not both")
+        for address in (*self.addrs, *self.sentinel_addrs):
+            _split_address(address, 6379)
+
+    @property
+    def is_cluster(self) -> bool:
+        """Whether it names nodes of a cluster."""
+        return len(self.addrs) > 1 and not self.master_name and not self.unix_socket
+
+
+_SCHEMES: Final = {
+    "redis": (False, ""),
+    "rediss": (True, ""),
+    "unix": (False, "unix"),
+    "redis+cluster": (False, "cluster"),
+    "rediss+cluster": (True, "cluster"),
+    "redis+sentinel": (False, "sentinel"),
+    "rediss+sentinel": (True, "sentinel"),
+}
+# What may stand after the question mark, and how it is read.
+_OPTIONS: Final[dict[str, Any]] = {
+    "db": int,
+    "key_prefix": str,
+    "dial_timeout": float,
+    "read_timeout": float,
+    "write_timeout": float,
+    "pool_size": int,
+    "sentinel_username": str,
+    "sentinel_password": str,
+    "tls_ca_file": str,
+    "tls_cert_file": str,
+    "tls_key_file": str,
+    "tls_verify": lambda text: {"true": True, "false": False}[text.lower()],  # pyright: ignore[reportUnknownLambdaType, reportUnknownMemberType]
+}
+
+
+def parse_url(url: str, *, tls_verify: bool = True) -> tuple[RedisConfig, bool]:
+    """The configuration that a URL describes, and whether it names a cluster.
+
+    Args:
+        url: See `RedisStateStore.from_url`.
+        tls_verify: False lets the URL say ``tls_verify=false``.
+
+    Raises:
+        ValueError: The scheme or an option is unknown, or a value cannot be read. The text holds no password.
+    """
+    scheme, separator, rest = url.partition("://")
+    if not separator or scheme not in _SCHEMES:
+        known = ", ".join(f"{name}://" for name in _SCHEMES)
+        raise ValueError(f"the URL must start with one of {known}")
+    tls, kind = _SCHEMES[scheme]
+    rest, _, query = rest.partition("?")
+    credentials, at, rest = rest.rpartition("@")
+    authority, slash, path = rest.partition("/")
+    values: dict[str, Any] = {"tls": tls}
+    if at:
+        username, _, password = credentials.partition(":")
+        values["username"] = unquote(username) or None
+        values["password"] = unquote(password) or None
+    addrs = [address for address in authority.split(",") if address]
+    segments = [unquote(segment) for segment in path.split("/") if segment]
+    if kind == "unix":
+        values["unix_socket"] = unquote(authority + slash + path)
+    elif kind == "sentinel":
+        if not addrs or not segments:
+            raise ValueError("a Sentinel URL looks like redis+sentinel://host:26379,host:26379/mymaster/0")
+        values["sentinel_addrs"], values["master_name"] = addrs, segments.pop(0)
+    elif addrs:
+        values["addrs"] = addrs
+    if segments and kind != "unix":
+        if len(segments) > 1 or not segments[0].isdecimal():
+            raise ValueError("the URL's path must be a database number")
+        values["db"] = int(segments[0])
+    if kind == "" and len(addrs) > 1:
+        raise ValueError(f"several addresses are a cluster: write {scheme}+cluster://")
+    values.update(_options(query))
+    if values.get("tls_verify") is False and tls_verify:
+        raise ValueError("the URL turns certificate checks off; that takes tls_verify=False in the code as well")
+    values.setdefault("tls_verify", True if kind == "unix" else tls_verify)
+    if kind == "cluster" and values.get("db"):
+        raise ValueError("a cluster has only database 0")
+    return RedisConfig(**values), kind == "cluster"
+
+
+def _options(query: str) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name, text in parse_qsl(query, keep_blank_values=True):
+        read = _OPTIONS.get(name)
+        if read is None:
+            raise ValueError(f"unknown option {name!r} in the URL; known are {', '.join(_OPTIONS)}")
+        try:
+            values[name] = read(text)
+        except (ValueError, KeyError):
+            values = {}
+        if name not in values:
+            raise ValueError(f"the value of {name!r} in the URL cannot be read")
+    return values
+
+
+def _split_address(address: str, default_port: int) -> tuple[str, int]:
+    host, colon, port = address.rpartition(":")
+    if not colon or address.endswith("]"):
+        host, port = address, str(default_port)
+    if not port.isdecimal() or not host:
+        raise ValueError(f"{address!r} is no address; write host:port")
+    return host.strip("[]"), int(port)
+
+
+def connect(config: RedisConfig, *, cluster: bool = False) -> Router:
+    """The clients for a configuration. Nothing is connected yet.
+
+    They retry nothing by themselves: the wire knows what may be repeated. They speak RESP2, in which a server sends
+    nothing unasked, and take part in no maintenance notifications, for which redis-py would leave replies unread.
+    """
+    common: dict[str, Any] = {
+        "username": config.username,
+        "password": config.password,
+        "credential_provider": config.credential_provider,
+        "socket_connect_timeout": config.dial_timeout,
+        "socket_timeout": config.read_timeout,
+        "protocol": 2,
+    }
+    tls = _tls(config) if config.tls else {}
+    silent = MaintNotificationsConfig(enabled=False)
+    if cluster or config.is_cluster:
+        nodes = [ClusterNode(*_split_address(address, 6379)) for address in config.addrs]
+        client = RedisCluster(
+            startup_nodes=nodes,
+            require_full_coverage=False,
+            cluster_error_retry_attempts=0,
+            maint_notifications_config=silent,
+            **common,
+            **tls,
+        )
+        return ClusterRouter(client, owned=True)
+    pool: dict[str, Any] = {
+        **common,
+        **tls,
+        "db": config.db,
+        "max_connections": config.pool_size,
+        "retry": Retry(NoBackoff(), 0),
+        "maint_notifications_config": silent,
+    }
+    if config.master_name:
+        sentinel = Sentinel(
+            [_split_address(address, 26379) for address in config.sentinel_addrs],
+            sentinel_kwargs={
+                "username": config.sentinel_username,
+                "password": config.sentinel_password,
+                "socket_connect_timeout": min(1.0, config.dial_timeout),
+                "socket_timeout": min(1.0, config.read_timeout),
+                "retry": Retry(NoBackoff(), 0),
+                "protocol": 2,
+                "maint_notifications_config": silent,
+                **tls,
+            },
+        )
+        return SentinelRouter(sentinel, sentinel.master_for(config.master_name, **pool))
+    if config.unix_socket:
+        return PlainRouter(Redis(unix_socket_path=config.unix_socket, **pool), owned=True)
+    host, port = _split_address(config.addrs[0], 6379)
+    return PlainRouter(Redis(host=host, port=port, **pool), owned=True)
+
+
+class SentinelRouter(PlainRouter):
+    """The primary that Sentinels name. The clients for the Sentinels are closed with it."""
+
+    def __init__(self, sentinel: Any, client: Any) -> None:
+        super().__init__(client, owned=True)
+        self._sentinel = sentinel
+
+    async def aclose(self) -> None:
+        await super().aclose()
+        for client in self._sentinel.sentinels:
+            await client.aclose()
+
+
+def _tls(config: RedisConfig) -> dict[str, Any]:
+    return {
+        "ssl": True,
+        "ssl_ca_certs": config.tls_ca_file,
+        "ssl_certfile": config.tls_cert_file,
+        "ssl_keyfile": config.tls_key_file,
+        "ssl_cert_reqs": "required" if config.tls_verify else "none",
+        "ssl_check_hostname": config.tls_verify,
+    }
+
+

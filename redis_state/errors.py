@@ -1,0 +1,151 @@
+"""Every error that a store raises.
+
+StateStoreError
+├─ the caller's or the data's
+│  ├─ StateNotFoundError
+│  ├─ VersionConflictError
+│  ├─ InvalidIdError (also a ValueError)
+│  ├─ StateEncodeError
+│  ├─ StateDecodeError
+│  ├─ StoreClosedError
+│  ├─ ForeignLoopError
+│  └─ PartitionsMismatchError (also a ValueError)
+└─ the server's or the network's
+   ├─ StoreUnavailableError
+   ├─ StoreTimeoutError (also a TimeoutError)
+   ├─ OutcomeUnknownError
+   ├─ ServerRefusedError
+   └─ NotReplicatedError
+
+Messages carry ids, versions and codes, never a state's content and never a password. Wrong arguments (a state of
+another type, an unknown URL scheme) are plain ``TypeError`` and ``ValueError``.
+"""
+
+
+class StateStoreError(Exception):
+    """The root of every error that a store raises."""
+
+
+class StateNotFoundError(StateStoreError):
+    """Raised when a session has no state: never saved, deleted, or expired.
+
+    Attributes:
+        agent_id: The agent that was asked for.
+        session_id: The session that was asked for.
+    """
+
+    def __init__(self, agent_id: str, session_id: str) -> None:
+        super().__init__(f"no state is stored for session {session_id!r} of agent {agent_id!r}")
+        self.agent_id = agent_id
+        self.session_id = session_id
+
+
+class VersionConflictError(StateStoreError):
+    """Raised when a conditional save finds another version than it expects. Nothing was written.
+
+    Attributes:
+        expected: The version that the caller named (0: nothing is stored).
+        stored: The version that is stored (0: nothing is stored). It equals `expected` when the stored version
+            has that number but another history, because a plain save of an older object came in between.
+    """
+
+    def __init__(self, expected: int, stored: int) -> None:
+        super().__init__(f"expected version {expected}, but version {stored} is stored; load it and try again")
+        self.expected = expected
+        self.stored = stored
+
+
+class InvalidIdError(StateStoreError, ValueError):
+    """Raised when an agent or session id is not a string of 1 to 512 bytes of valid UTF-8."""
+
+
+class StateEncodeError(StateStoreError):
+    """Raised when a state cannot be stored so that loading returns something equal. Nothing was written.
+
+    Attributes:
+        path: Where the value stands, such as ``$.context.score``.
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{path} cannot be stored: {reason}")
+        self.path = path
+
+
+class StateDecodeError(StateStoreError):
+    """Raised when the bytes under a session's key are not a state of the store's type.
+
+    Attributes:
+        agent_id: The agent whose session was read.
+        session_id: The session that was read.
+    """
+
+    def __init__(self, agent_id: str, session_id: str, reason: str) -> None:
+        super().__init__(f"what is stored for session {session_id!r} of agent {agent_id!r} is no state: {reason}")
+        self.agent_id = agent_id
+        self.session_id = session_id
+
+
+class StoreClosedError(StateStoreError):
+    """Raised when a closed store is used. Open another one."""
+
+
+class ForeignLoopError(StateStoreError):
+    """Raised when a store is used in another event loop or process than the one that first used it.
+
+    Connections belong to one event loop; open one store in each.
+    """
+
+
+class PartitionsMismatchError(StateStoreError, ValueError):
+    """Raised when a store with one number of partitions meets data that was written with another.
+
+    Attributes:
+        configured: The store's number.
+        stored: The data's.
+    """
+
+    def __init__(self, configured: int, stored: int) -> None:
+        super().__init__(f"the store has partitions={configured}, but the data under its key_prefix has {stored}")
+        self.configured = configured
+        self.stored = stored
+
+
+class StoreUnavailableError(StateStoreError):
+    """Raised when no server could be reached or none would serve the operation. It did not happen."""
+
+
+class StoreTimeoutError(StateStoreError, TimeoutError):
+    """Raised when an operation did not get its turn or its answer in time. It did not happen, or it only read."""
+
+
+class OutcomeUnknownError(StateStoreError):
+    """Raised when a write was sent, its reply never came, and no safe replay could tell what became of it.
+
+    The write happened once or not at all.
+    """
+
+
+class ServerRefusedError(StateStoreError):
+    """Raised when the server refused an operation. Nothing was written.
+
+    Attributes:
+        code: The first word of the server's reply, such as ``OOM``, ``NOPERM`` or ``WRONGTYPE``.
+    """
+
+    def __init__(self, code: str, hint: str) -> None:
+        super().__init__(f"the server refused with {code}: {hint}" if hint else f"the server refused with {code}")
+        self.code = code
+
+
+class NotReplicatedError(StateStoreError):
+    """Raised when a write was applied but fewer replicas than asked for confirmed it in time.
+
+    Attributes:
+        wanted: How many replicas were asked for.
+        confirmed: How many confirmed.
+    """
+
+    def __init__(self, wanted: int, confirmed: int) -> None:
+        super().__init__(f"applied, but {confirmed} of {wanted} replicas confirmed it in time")
+        self.wanted = wanted
+        self.confirmed = confirmed

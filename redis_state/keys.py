@@ -1,0 +1,149 @@
+"""The names of keys.
+
+    {prefix}{{agent}}:{session}      the state           forge:state:{agent-1}:session-123
+    {prefix}sessions:{{agent}}       the index (ZSET)    forge:state:sessions:{agent-1}
+    {prefix}partitions               how many partitions, where a store uses more than one
+
+With partitions the hash tag is ``{agent:p}``. Ids are percent-escaped, so a ``:`` or a brace inside a key is always the
+layout's own: different ids give different keys, and no id can choose its slot or act as a pattern.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from typing import Final, cast
+from urllib.parse import unquote
+
+from redis.crc import key_slot
+
+from redis_state.errors import InvalidIdError
+
+MAX_ID_BYTES: Final = 512
+_CACHED_AGENTS: Final = 4096
+# All that means something in a key, in a glob pattern or on a terminal; everything else stays readable.
+_SPECIAL: Final = re.compile(r"[\x00-\x20%:{}*?\[\]\\^\x7f]")
+_PLAIN: Final = re.compile(r"[A-Za-z0-9_.@+=/-]{1,512}").fullmatch
+
+
+def _percent(match: re.Match[str]) -> str:
+    return f"%{ord(match[0]):02X}"
+
+
+def check_id(value: object, name: str) -> str:
+    """The id itself, if it is one.
+
+    Args:
+        value: What the caller gave as an id.
+        name: What the caller calls it, for the message.
+
+    Raises:
+        InvalidIdError: It is no string, empty, longer than 512 bytes, or not encodable as UTF-8.
+    """
+    if not isinstance(value, str):
+        raise InvalidIdError(f"{name} must be a string, not {type(value).__name__}")
+    if _PLAIN(value):
+        return value
+    if not value:
+        raise InvalidIdError(f"{name} must not be empty")
+    try:
+        size = len(value.encode())
+    except UnicodeEncodeError:
+        raise InvalidIdError(f"{name} holds a lone surrogate, which UTF-8 cannot express") from None
+    if size > MAX_ID_BYTES:
+        raise InvalidIdError(f"{name} has {size} bytes; at most {MAX_ID_BYTES} are allowed")
+    return value
+
+
+def escape(value: str) -> str:
+    """The id as it stands in a key."""
+    return value if _PLAIN(value) else _SPECIAL.sub(_percent, value)
+
+
+class Partition:
+    """The keys of one agent that share a slot.
+
+    Attributes:
+        agent_id: The agent.
+        index: The key of the index.
+        slot: The hash slot of all its keys.
+    """
+
+    __slots__ = ("_state_prefix", "agent_id", "index", "slot")
+
+    def __init__(self, prefix: str, agent_id: str, tag: str) -> None:
+        self.agent_id = agent_id
+        self.index = f"{prefix}sessions:{{{tag}}}".encode()
+        self._state_prefix = f"{prefix}{{{tag}}}:"
+        self.slot = cast("int", key_slot(self.index))
+
+    def state(self, session_id: str) -> bytes:
+        """The key of a session's state."""
+        return (self._state_prefix + escape(session_id)).encode()
+
+
+class Keys:
+    """The keys of a store.
+
+    Args:
+        prefix: What every key starts with.
+        partitions: Over how many slots the sessions of one agent are spread, at least 1.
+    """
+
+    def __init__(self, prefix: str, partitions: int) -> None:
+        if "{" in prefix or "}" in prefix:
+            raise ValueError("key_prefix must not hold braces: they would put every key into one slot")
+        if partitions < 1:
+            raise ValueError("partitions must be 1 or more")
+        self.prefix = prefix
+        self.partitions = partitions
+        self.layout = f"{prefix}partitions".encode()
+        self._agents: dict[str, tuple[Partition, ...]] = {}
+        literal = re.sub(r"([*?\[\]\\^])", r"\\\1", prefix)
+        self.index_pattern = f"{literal}sessions:{{*}}".encode()
+        self.state_pattern = f"{literal}{{*}}:*".encode()
+
+    def agent(self, agent_id: str) -> tuple[Partition, ...]:
+        """Every partition of an agent.
+
+        Raises:
+            InvalidIdError: The id is not one.
+        """
+        try:
+            return self._agents[agent_id]
+        except (KeyError, TypeError):
+            tag = escape(check_id(agent_id, "agent_id"))
+        if self.partitions == 1:
+            parts = (Partition(self.prefix, agent_id, tag),)
+        else:
+            parts = tuple(Partition(self.prefix, agent_id, f"{tag}:{n}") for n in range(self.partitions))
+        if len(self._agents) >= _CACHED_AGENTS:
+            self._agents.clear()
+        self._agents[agent_id] = parts
+        return parts
+
+    def session(self, agent_id: str, session_id: str) -> Partition:
+        """The partition that holds a session: the CRC-32 of its id, modulo the number of partitions.
+
+        Raises:
+            InvalidIdError: One of the ids is not one.
+        """
+        parts = self.agent(agent_id)
+        check_id(session_id, "session_id")
+        if len(parts) == 1:
+            return parts[0]
+        return parts[zlib.crc32(session_id.encode()) % len(parts)]
+
+    def agent_of(self, key: bytes) -> str:
+        """The agent whose index or state stands under a key, given as SCAN returns it."""
+        tag = key[key.index(b"{") + 1 : key.index(b"}")]
+        return unquote(tag.partition(b":")[0].decode())
+
+    def pattern_of(self, partition: Partition) -> bytes:
+        """A SCAN pattern for the state keys of one partition."""
+        tag = partition.index[partition.index.rindex(b"{") :]
+        return self.state_pattern.partition(b"{")[0] + re.sub(rb"([*?\[\]\\^])", rb"\\\1", tag) + b":*"
+
+    def session_of(self, key: bytes) -> str:
+        """The session whose state stands under a key, given as SCAN returns it."""
+        return unquote(key[key.index(b"}:") + 2 :].decode())

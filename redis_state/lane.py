@@ -1,0 +1,214 @@
+"""One connection: operations out, replies in, in the same order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final
+
+import hiredis
+
+from redis_state.operation import Operation, pack
+from redis_state.replies import ReplyError, Verdict, judge
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from redis_state.channel import Channel
+    from redis_state.connect import Connection
+
+_NOT_ENOUGH: Final = object()
+_ASKING: Final = pack(("ASKING",))
+BULK: Final = 64 * 1024  # bytes: what is larger travels apart, so that the small do not wait for it
+
+
+class _Confirmation(Operation):
+    """The WAIT that follows writes when replicas are to confirm them. No caller waits for it."""
+
+    __slots__ = ()
+
+
+class Lane(asyncio.Protocol):
+    """One connection that redis-py has opened and authenticated, spoken on directly.
+
+    redis-py awaits every reply by itself; here one call parses all that have come and completes their operations.
+
+    All state of a connection:
+        inflight: what was sent and not answered, oldest first.
+        unconfirmed: writes that were answered but not yet confirmed by the replicas, with their results.
+        loaded: the scripts that this connection has sent by text, so that the server knows their hash.
+        partial: bytes received of a reply that is not complete.
+        progress: when the server last sent something, or when it was given work after it had none.
+        skipped: the server closes the connection, and has executed nothing of what is in flight.
+        retired: it takes nothing new and closes when nothing is in flight.
+    """
+
+    def __init__(self, channel: Channel, connection: Connection, transport: asyncio.Transport) -> None:
+        self.connection = connection
+        self.inflight: deque[Operation] = deque()
+        self._unconfirmed: list[tuple[Operation, Any]] = []
+        self._loaded: set[str] = set()
+        self._partial = 0
+        self._progress = 0.0
+        self._skipped = False
+        self._retired = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._channel = channel
+        self._limits = channel.wire.limits
+        self._loop = asyncio.get_running_loop()
+        self._reader: Any = hiredis.Reader(replyError=ReplyError, notEnoughData=_NOT_ENOUGH)  # pyright: ignore[reportArgumentType]
+        self._transport = transport
+        self._displaced = transport.get_protocol()
+        transport.set_protocol(self)
+
+    def __repr__(self) -> str:
+        return f"<Lane {len(self.inflight)} in flight>"
+
+    @property
+    def usable(self) -> bool:
+        """Whether operations can be sent on it."""
+        return not self._retired and not self._transport.is_closing()
+
+    @property
+    def clogged(self) -> bool:
+        """Whether what is sent now would wait for something large, or for replicas."""
+        return self._partial > BULK or (
+            bool(self.inflight) and (self._limits.replicas > 0 or self._transport.get_write_buffer_size() > BULK)
+        )
+
+    def send(self, batch: Sequence[Operation]) -> None:
+        """Write operations, which become in flight."""
+        if not self.inflight:
+            self._progress = self._loop.time()
+        self._transport.write(b"".join(self._parts(batch)))
+        self.inflight.extend(batch)
+        if self._limits.replicas and any(op.writes for op in batch):
+            self._await_replicas()
+        if self._timer is None:
+            self._arm()
+
+    def abort(self) -> None:
+        """Close at once. What is in flight is handed back when the loop reports the loss."""
+        self._transport.abort()
+
+    def retire(self) -> None:
+        """Take nothing new, and close when what is in flight is answered."""
+        self._retired = True
+
+    def _parts(self, batch: Sequence[Operation]) -> list[bytes]:
+        parts: list[bytes] = []
+        for op in batch:
+            op.left = op.replies
+            op.error = None
+            if op.asking:
+                op.left += 1
+                parts.append(_ASKING)
+            script = op.script
+            if script is not None:
+                parts.append(b"*%d\r\n" % (op.arguments + 2))
+                parts.append(script.by_hash if script.name in self._loaded else script.by_text)
+                self._loaded.add(script.name)
+            parts.append(op.payload)
+        return parts
+
+    def _await_replicas(self) -> None:
+        """Ask for the replicas' confirmation of all writes before; its reply completes them."""
+        milliseconds = int(self._limits.read_timeout * 500)
+        wait = _Confirmation(pack(("WAIT", self._limits.replicas, milliseconds)), None)
+        wait.left = 1
+        wait.deadline = self.inflight[-1].deadline
+        self._transport.write(wait.payload)
+        self.inflight.append(wait)
+
+    def data_received(self, data: bytes) -> None:
+        """Complete every operation whose last reply has come."""
+        reader, inflight = self._reader, self.inflight
+        answered = 0
+        try:
+            reader.feed(data)
+            while (reply := reader.gets()) is not _NOT_ENOUGH:
+                if type(reply) is hiredis.PushNotification:
+                    continue
+                op = inflight[0]
+                op.left -= 1
+                if type(reply) is ReplyError:
+                    if op.error is None:
+                        op.error = reply
+                    if judge(reply) is Verdict.DISCONNECTED:
+                        self._skipped = True
+                        op.left = 0
+                if op.left:
+                    continue
+                inflight.popleft()
+                answered += 1
+                if op.error is None and not self._limits.replicas:
+                    if not op.future.done():
+                        op.future.set_result(reply)
+                else:
+                    answered -= self._complete(op, reply)
+        except (hiredis.ProtocolError, IndexError):  # a reply nobody waits for: this is no Redis, or a broken one
+            self.abort()
+        self._progress = self._loop.time()
+        if self._retired and not inflight:
+            self._transport.close()
+        if answered:
+            self._partial = 0
+            self._channel.answered(answered)
+        elif self._partial + len(data) > BULK >= self._partial:
+            self._partial += len(data)
+            self._channel.flush_soon()  # what waits for this connection may take another
+        else:
+            self._partial += len(data)
+
+    def _complete(self, op: Operation, reply: Any) -> int:
+        """Complete an operation that failed, or that replicas confirm. Returns 1 if it stays with the wire."""
+        if op.error is not None:
+            if op.error.code == "NOSCRIPT":
+                self._loaded.clear()
+            return self._channel.refused(self, op)
+        if isinstance(op, _Confirmation):
+            for write, result in self._unconfirmed:
+                self._channel.confirmed(write, result, reply)
+            self._unconfirmed.clear()
+            return 1
+        if op.writes:
+            self._unconfirmed.append((op, reply))
+            return 1
+        if not op.future.done():
+            op.future.set_result(reply)
+        return 0
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Hand back what was in flight."""
+        self._displaced.connection_lost(None)  # redis-py waits for it when it closes
+        if self._timer is not None:
+            self._timer.cancel()
+        for write, result in self._unconfirmed:
+            self._channel.confirmed(write, result, 0)
+        self._unconfirmed.clear()
+        lost = [op for op in self.inflight if not isinstance(op, _Confirmation)]
+        self.inflight.clear()
+        self._channel.lost(self, lost, executed=not self._skipped)
+
+    def _arm(self) -> None:
+        """Look again when the oldest operation's time is up, or when the server has been silent too long."""
+        if self.inflight:
+            self._timer = self._loop.call_at(min(self._silent_until(), self.inflight[0].deadline), self._check)
+
+    def _silent_until(self) -> float:
+        limits = self._limits
+        writing = limits.write_timeout if self._transport.get_write_buffer_size() else 0.0
+        return self._progress + limits.read_timeout + writing
+
+    def _check(self) -> None:
+        self._timer = None
+        now = self._loop.time()
+        if self.inflight and now >= self._silent_until():
+            self.abort()
+            return
+        for op in self.inflight:
+            if op.deadline > now:
+                break
+            self._channel.expire(op, sent=True)
+            op.deadline += self._limits.budget  # its reply is still to come, and will be dropped
+        self._arm()

@@ -1,0 +1,303 @@
+"""The store in memory: the same behaviour without a server, for tests and as the contract's reference."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from dataclasses import dataclass
+from time import monotonic, perf_counter
+from typing import TYPE_CHECKING, Any, Generic, Self
+
+from redis_state.clock import Clock, microseconds, milliseconds, moment
+from redis_state.codec import Codec, Format, WriteIds
+from redis_state.errors import StateDecodeError, StateNotFoundError, StoreClosedError, VersionConflictError
+from redis_state.keys import check_id
+from redis_state.metrics import Metrics
+from redis_state.optimistic import update
+from redis_state.state import AgentState, Revision, S, SessionInfo, StateType
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+    from datetime import datetime, timedelta
+    from types import TracebackType
+
+    from opentelemetry.metrics import MeterProvider
+
+
+@dataclass(slots=True)
+class _Session:
+    value: bytes
+    revision: Revision
+    score: int
+    expires_at: float  # by `monotonic`; infinity is never
+
+
+class MemoryStateStore(Generic[S]):
+    """Keeps the states of agents in this process. See `SessionStore` for what each operation promises.
+
+    States go through the same codec as in Redis, so what is refused there is refused here.
+
+    Args:
+        state_type: A msgspec Struct or dataclass with `agent_id` and `session_id`.
+        ttl: After how long a saved state expires; None is never.
+        refresh_ttl: Whether a load lets the state expire `ttl` later.
+        format: ``"json"`` or ``"msgpack"``.
+        meter_provider: Where metrics are recorded; None is the global provider.
+    """
+
+    def __init__(
+        self,
+        *,
+        state_type: type[S] = AgentState,  # pyright: ignore[reportArgumentType]
+        ttl: timedelta | None = None,
+        refresh_ttl: bool = False,
+        format: Format = "json",
+        meter_provider: MeterProvider | None = None,
+    ) -> None:
+        self._types = StateType(state_type)
+        self._codec = Codec(self._types, format)
+        self._ttl = milliseconds(ttl)
+        self._refresh_ttl = refresh_ttl
+        self._metrics = Metrics(meter_provider)
+        self._agents: dict[str, dict[str, _Session]] = {}
+        self._clock = Clock()
+        self._new_id = WriteIds()
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"<MemoryStateStore of {self._types.cls.__name__}: {len(self._agents)} agents>"
+
+    async def save(self, state: S, *, if_version: int | None = None, ttl: timedelta | None = None) -> None:
+        """See `StateStore.save`."""
+        started = perf_counter()
+        types: StateType[Any] = self._types
+        types.check(state)
+        if if_version is not None:
+            types.require("version", "save(if_version=)")
+        try:
+            self._save(state, if_version, ttl)
+        except BaseException as error:
+            self._metrics.save.failed(started, error)
+            raise
+        self._metrics.save.done(started)
+        await asyncio.sleep(0)
+
+    def _save(self, state: Any, if_version: int | None, ttl: timedelta | None) -> None:
+        types = self._types
+        agent_id, session_id = state.agent_id, state.session_id
+        sessions = self._sessions(agent_id, session_id)
+        lineage = types.lineage(state)
+        before, updated_at = types.version(state, lineage), types.updated_at(state)
+        now = self._clock()
+        version = (before if if_version is None else if_version) + 1
+        revision = Revision(version, self._new_id())
+        left = milliseconds(ttl) or self._ttl
+        types.stamp(state, version, moment(now))
+        try:
+            body = self._codec.encode(state)
+            if if_version is not None:
+                stored = sessions.get(session_id)
+                parent = lineage if lineage is not None and lineage.version == if_version else None
+                found = 0 if stored is None else stored.revision.version
+                same = stored is None or parent is None or stored.revision.newest == parent.newest
+                if found != if_version or not same:
+                    raise VersionConflictError(if_version, found)
+        except BaseException:
+            types.unstamp(state, version, before, updated_at)
+            raise
+        value = self._codec.seal(body, str(revision))
+        sessions[session_id] = _Session(value, revision, now, _expiry(left))
+        types.remember(state, revision)
+
+    async def load(self, agent_id: str, session_id: str) -> S:
+        """See `StateStore.load`."""
+        started = perf_counter()
+        try:
+            session = self._sessions(agent_id, session_id).get(session_id)
+            if session is None:
+                raise StateNotFoundError(agent_id, session_id)
+            if self._refresh_ttl and self._ttl is not None:
+                session.expires_at = _expiry(self._ttl)
+            state = self._decode(agent_id, session_id, session.value)
+        except BaseException as error:
+            self._metrics.load.failed(started, error)
+            raise
+        self._metrics.load.done(started)
+        await asyncio.sleep(0)
+        return state
+
+    async def load_many(self, agent_id: str, session_ids: Iterable[str]) -> dict[str, S]:
+        """See `SessionStore.load_many`."""
+        started = perf_counter()
+        found: dict[str, S] = {}
+        try:
+            sessions = self._sessions(agent_id)
+            for session_id in session_ids:
+                session = sessions.get(check_id(session_id, "session_id"))
+                if session is not None:
+                    found[session_id] = self._decode(agent_id, session_id, session.value)
+        except BaseException as error:
+            self._metrics.load.failed(started, error)
+            raise
+        self._metrics.load.done(started, len(found))
+        return found
+
+    async def update(
+        self,
+        agent_id: str,
+        session_id: str,
+        fn: Callable[[S], Any | Awaitable[Any]],
+        *,
+        attempts: int = 100,
+        ttl: timedelta | None = None,
+    ) -> S:
+        """See `SessionStore.update`."""
+        self._types.require("version", "update()")
+        return await update(self, self._types, agent_id, session_id, fn, attempts=attempts, ttl=ttl)
+
+    async def append(
+        self, agent_id: str, session_id: str, messages: Iterable[Any], *, ttl: timedelta | None = None
+    ) -> int:
+        """See `SessionStore.append`."""
+        self._types.require("messages", "append()")
+        sessions = self._sessions(agent_id, session_id)
+        now = self._clock()
+        left = milliseconds(ttl) or self._ttl
+        line = self._codec.encode_batch(list(messages), moment(now))
+        session = sessions.get(session_id)
+        if session is None:
+            raise StateNotFoundError(agent_id, session_id)
+        base = re.search(rb'@(\d+)"}\Z', session.value)
+        length = int(base[1]) if base else len(session.value)
+        session.revision = Revision(session.revision.version + 1, self._new_id())
+        session.value += b'\n%b%b@%d"}' % (line, str(session.revision).encode(), length)
+        session.score = now
+        if left is not None:
+            session.expires_at = _expiry(left)
+        return session.revision.version
+
+    async def delete(self, agent_id: str, session_id: str) -> bool:
+        """See `StateStore.delete`."""
+        started = perf_counter()
+        try:
+            deleted = self._sessions(agent_id, session_id).pop(session_id, None) is not None
+        except BaseException as error:
+            self._metrics.delete.failed(started, error)
+            raise
+        self._metrics.delete.done(started, int(deleted))
+        return deleted
+
+    async def list(self, agent_id: str, *, limit: int | None = None) -> list[str]:
+        """See `StateStore.list`."""
+        started = perf_counter()
+        try:
+            if limit is not None and limit < 0:
+                raise ValueError("limit must be 0 or more")
+            newest = [session_id for _, session_id in self._newest(agent_id)][:limit]
+        except BaseException as error:
+            self._metrics.list.failed(started, error)
+            raise
+        self._metrics.list.done(started)
+        return newest
+
+    async def sessions(
+        self, agent_id: str, *, limit: int | None = None, before: SessionInfo | datetime | None = None
+    ) -> AsyncIterator[SessionInfo]:
+        """See `SessionStore.sessions`."""
+        if isinstance(before, SessionInfo):
+            cursor = (microseconds(before.updated_at), before.session_id.encode())
+        else:
+            cursor = None if before is None else (microseconds(before), b"")
+        entries = [e for e in self._newest(agent_id) if cursor is None or (e[0], e[1].encode()) < cursor]
+        for score, session_id in entries[:limit]:
+            if session_id in self._sessions(agent_id):
+                yield SessionInfo(session_id, moment(score))
+
+    async def count(self, agent_id: str) -> int:
+        """See `SessionStore.count`."""
+        return len(self._sessions(agent_id))
+
+    async def exists(self, agent_id: str, session_id: str) -> bool:
+        """See `SessionStore.exists`."""
+        return session_id in self._sessions(agent_id, session_id)
+
+    async def touch(self, agent_id: str, session_id: str, *, ttl: timedelta | None = None) -> bool:
+        """See `SessionStore.touch`."""
+        left = milliseconds(ttl) or self._ttl
+        if left is None:
+            raise ValueError("touch() needs a ttl, here or on the store")
+        session = self._sessions(agent_id, session_id).get(session_id)
+        if session is not None:
+            session.expires_at = _expiry(left)
+        return session is not None
+
+    async def delete_agent(self, agent_id: str, *, progress: Callable[[int], None] | None = None) -> int:
+        """See `SessionStore.delete_agent`."""
+        sessions = self._sessions(agent_id)
+        deleted = len(sessions)
+        sessions.clear()
+        if deleted and progress is not None:
+            progress(deleted)
+        return deleted
+
+    async def agents(self) -> AsyncIterator[str]:
+        """See `SessionStore.agents`."""
+        self._check_open()
+        for agent_id in list(self._agents):
+            if self._sessions(agent_id):
+                yield agent_id
+
+    async def ping(self) -> None:
+        """See `SessionStore.ping`."""
+        self._check_open()
+
+    async def aclose(self) -> None:
+        """See `StateStore.aclose`. The states are forgotten."""
+        self._closed = True
+        self._agents.clear()
+
+    async def __aenter__(self) -> Self:
+        """Use the store."""
+        self._check_open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close."""
+        await self.aclose()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StoreClosedError("the store is closed; open another one")
+
+    def _sessions(self, agent_id: str, session_id: str | None = None) -> dict[str, _Session]:
+        """The agent's sessions that have not expired, the ids checked."""
+        check_id(agent_id, "agent_id")
+        if session_id is not None:
+            check_id(session_id, "session_id")
+        self._check_open()
+        sessions = self._agents.setdefault(agent_id, {})
+        now = monotonic()
+        for expired in [key for key, session in sessions.items() if session.expires_at <= now]:
+            del sessions[expired]
+        return sessions
+
+    def _newest(self, agent_id: str) -> list[tuple[int, str]]:
+        sessions = self._sessions(agent_id)
+        return sorted(((s.score, key) for key, s in sessions.items()), key=lambda e: (e[0], e[1].encode()), reverse=True)
+
+    def _decode(self, agent_id: str, session_id: str, value: bytes) -> S:
+        try:
+            state, revision = self._codec.decode(value)
+        except ValueError as error:
+            reason = str(error)
+        else:
+            assert revision is not None
+            self._types.adopt(state, revision)
+            return state
+        raise StateDecodeError(agent_id, session_id, reason)
+
+
+def _expiry(milliseconds_left: int | None) -> float:
+    return float("inf") if milliseconds_left is None else monotonic() + milliseconds_left / 1000

@@ -1,0 +1,41 @@
+"""One way to open any store."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Unpack
+
+from redis_state.memory_store import MemoryStateStore
+from redis_state.redis_store import RedisStateStore, StoreOptions
+from redis_state.state import AgentState, S
+
+if TYPE_CHECKING:
+    from redis_state.protocol import SessionStore
+
+
+def open_store(
+    url: str,
+    *,
+    state_type: type[S] = AgentState,  # pyright: ignore[reportArgumentType]
+    tls_verify: bool = True,
+    **options: Unpack[StoreOptions],
+) -> SessionStore[S]:
+    """The store that a URL names: ``memory://``, or one of those that `RedisStateStore.from_url` takes.
+
+    Args:
+        url: Where the states are kept.
+        state_type: A msgspec Struct or dataclass with `agent_id` and `session_id`.
+        tls_verify: As for `RedisStateStore.from_url`.
+        options: See `StoreOptions`. Those of a server's (`partitions`, `replicas`, `logger`) mean nothing in memory.
+
+    Raises:
+        ValueError: The URL cannot be read.
+    """
+    if url == "memory://":
+        return MemoryStateStore(
+            state_type=state_type,
+            ttl=options.get("ttl"),
+            refresh_ttl=options.get("refresh_ttl", False),
+            format=options.get("format", "json"),
+            meter_provider=options.get("meter_provider"),
+        )
+    return RedisStateStore.from_url(url, state_type=state_type, tls_verify=tls_verify, **options)

@@ -1,0 +1,200 @@
+"""What a state store promises. These docstrings are the specification, for every store and topology."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+from redis_state.state import S
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+    from datetime import datetime, timedelta
+    from types import TracebackType
+
+    from redis_state.state import SessionInfo
+
+
+class StateStore(Protocol[S]):
+    """The core: save, load, delete, list.
+
+    Every operation may raise `InvalidIdError` for ids that are none, `StoreClosedError` after `aclose`, and the errors
+    of the server's or the network's half of `redis_state.errors`. None of them looks like "no such session".
+    """
+
+    async def save(self, state: S, *, if_version: int | None = None, ttl: timedelta | None = None) -> None:
+        """Replace the session's state and put the session first in its agent's list, both or neither.
+
+        What is saved is the state as it is when `save` is called. The object is stamped with `version`, one higher, and
+        `updated_at`; a save that fails leaves it as it was. Without `if_version` the last write wins.
+
+        Args:
+            state: A state of the store's type.
+            if_version: Save only if this version is stored; 0: only if nothing is. Where the object was loaded or saved
+                by a store, the stored state must moreover stem from the same write, so that a plain save that brought
+                back an old number is noticed as well.
+            ttl: After how long the state expires, exact to the millisecond; None is the store's own `ttl`.
+
+        Raises:
+            TypeError: It is no state of the store's type, or `if_version` is given and the type has no `version`.
+            StateEncodeError: Loading would return something else.
+            VersionConflictError: Another version is stored than `if_version`. A save that has landed and is replayed
+                after a lost reply is a success, never a conflict.
+        """
+        ...
+
+    async def load(self, agent_id: str, session_id: str) -> S:
+        """The session's state, appended messages in their place. Every call makes a new object.
+
+        Raises:
+            StateNotFoundError: Nothing is stored: never saved, deleted, or expired.
+            StateDecodeError: What is stored is no state of the store's type.
+        """
+        ...
+
+    async def delete(self, agent_id: str, session_id: str) -> bool:
+        """Remove the session's state and its place in the list, both or neither.
+
+        Returns:
+            Whether there was one.
+        """
+        ...
+
+    async def list(self, agent_id: str, *, limit: int | None = None) -> list[str]:
+        """The ids of the agent's sessions, most recently updated first by the writers' clocks.
+
+        Lists what can be loaded: what has expired or was removed in any other way is not listed, what is there is.
+
+        Args:
+            agent_id: The agent.
+            limit: How many at most, 0 or more; None is all.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Let operations in flight end, within their time, and close what the store opened. May be called again."""
+        ...
+
+
+class SessionStore(StateStore[S], Protocol[S]):
+    """All that the stores of this library offer."""
+
+    async def update(
+        self,
+        agent_id: str,
+        session_id: str,
+        fn: Callable[[S], Any | Awaitable[Any]],
+        *,
+        attempts: int = 100,
+        ttl: timedelta | None = None,
+    ) -> S:
+        """Load a state, change it with `fn`, save it if nobody else has meanwhile; else all of it again.
+
+        Args:
+            agent_id: The agent.
+            session_id: The session.
+            fn: Changes the state that it is given, in place; plain or async. It may run several times.
+            attempts: How often to try, 1 or more, after a random pause that grows.
+            ttl: As for `save`.
+
+        Returns:
+            The state that was saved.
+
+        Raises:
+            StateNotFoundError: Nothing is stored.
+            VersionConflictError: Every attempt met a change.
+            TypeError: The state type has no `version`.
+        """
+        ...
+
+    async def append(
+        self, agent_id: str, session_id: str, messages: Iterable[Any], *, ttl: timedelta | None = None
+    ) -> int:
+        """Add messages to a state without rewriting it. Counts as one version; a retry never adds them twice.
+
+        Args:
+            agent_id: The agent.
+            session_id: The session.
+            messages: What to add at the end of the state's `messages`.
+            ttl: As for `save`; where neither it nor the store's is given, the expiry stays as it is.
+
+        Returns:
+            The version that the session has now.
+
+        Raises:
+            StateNotFoundError: Nothing is stored.
+            StateEncodeError: Loading would return something else.
+            TypeError: The state type has no `messages`.
+        """
+        ...
+
+    def sessions(
+        self, agent_id: str, *, limit: int | None = None, before: SessionInfo | datetime | None = None
+    ) -> AsyncIterator[SessionInfo]:
+        """The agent's sessions, newest first, read in pages as they are asked for.
+
+        A session that is there from the first page to the last is shown exactly once, however often it is saved
+        meanwhile; one that was saved after its place was passed may come at the end. Bodies are not loaded.
+
+        Args:
+            agent_id: The agent.
+            limit: How many at most; None is all.
+            before: Start after this session, as an earlier iteration returned it, or with what is older than a time.
+        """
+        ...
+
+    async def load_many(self, agent_id: str, session_ids: Iterable[str]) -> dict[str, S]:
+        """The states of several sessions by id, in the order of the ids. Ids without a state are left out.
+
+        Raises:
+            StateDecodeError: What is stored for one of them is no state.
+        """
+        ...
+
+    async def count(self, agent_id: str) -> int:
+        """How many sessions of the agent can be loaded. Looks at every one: O(n), in bounded steps."""
+        ...
+
+    async def exists(self, agent_id: str, session_id: str) -> bool:
+        """Whether the session has a state."""
+        ...
+
+    async def touch(self, agent_id: str, session_id: str, *, ttl: timedelta | None = None) -> bool:
+        """Let the state expire after `ttl` (None: the store's own) from now. Neither version nor place change.
+
+        Returns:
+            Whether there is one.
+
+        Raises:
+            ValueError: Neither `ttl` nor the store's own is given.
+        """
+        ...
+
+    async def delete_agent(self, agent_id: str, *, progress: Callable[[int], None] | None = None) -> int:
+        """Delete every session of exactly this agent, in bounded batches. It may be interrupted and repeated.
+
+        Args:
+            agent_id: The agent.
+            progress: Called after each batch with the number of states deleted so far.
+
+        Returns:
+            How many states were deleted.
+        """
+        ...
+
+    def agents(self) -> AsyncIterator[str]:
+        """The ids of the agents that have a session, each once, in no order. Looks at every key of every primary."""
+        ...
+
+    async def ping(self) -> None:
+        """Ask a server for a sign of life; raises where there is none."""
+        ...
+
+    async def __aenter__(self) -> Self:
+        """Connect, and check that the server answers."""
+        ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close."""
+        ...

@@ -1,0 +1,572 @@
+"""The store in Redis: one short method an operation."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Generic, Self, TypedDict, Unpack
+
+from redis.asyncio import Redis, RedisCluster
+
+from redis_state.clock import Clock, microseconds, milliseconds, moment
+from redis_state.codec import Codec, Format, WriteIds
+from redis_state.config import RedisConfig, connect, parse_url
+from redis_state.connect import ClusterRouter, PlainRouter, Router
+from redis_state.errors import (
+    OutcomeUnknownError,
+    ServerRefusedError,
+    StateDecodeError,
+    StateNotFoundError,
+    VersionConflictError,
+)
+from redis_state.keys import Keys, Partition
+from redis_state.layout import check_layout
+from redis_state.listing import Entry, Listing
+from redis_state.metrics import Metrics
+from redis_state.operation import EXEC, MULTI, Operation, Replay, call, command, pack
+from redis_state.optimistic import update
+from redis_state.replies import ReplyError, refusal
+from redis_state.scripts import APPEND, SAVE
+from redis_state.state import AgentState, Revision, S, SessionInfo, StateType
+from redis_state.sweeper import Sweeper
+from redis_state.wire import Limits, Wire
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+    from datetime import datetime, timedelta
+    from types import TracebackType
+
+    from opentelemetry.metrics import MeterProvider
+
+
+class StoreOptions(TypedDict, total=False):
+    """What every way to open a `RedisStateStore` takes, by keyword.
+
+    Attributes:
+        ttl: After how long a saved state expires; None (the default) is never.
+        refresh_ttl: Whether a load lets the state expire `ttl` later, in the same command. False.
+        format: What is written, ``"json"`` (the default) or ``"msgpack"``. Both are read.
+        partitions: Over how many slots the sessions of one agent are spread. 1. Cannot be changed for existing data.
+        replicas: How many replicas must have a write before it returns. 0.
+        meter_provider: Where metrics are recorded; the global provider.
+        logger: Where debug lines go; ``logging.getLogger("redis_state")``.
+    """
+
+    ttl: timedelta | None
+    refresh_ttl: bool
+    format: Format
+    partitions: int
+    replicas: int
+    meter_provider: MeterProvider | None
+    logger: logging.Logger | None
+
+
+class RedisStateStore(Generic[S]):
+    """Keeps the states of agents in Redis. See `SessionStore` for what each operation promises.
+
+    Args:
+        client: A `redis.asyncio.Redis` or `RedisCluster` that stays the caller's: its connection settings are used,
+            and it is not closed.
+        state_type: A msgspec Struct or dataclass with `agent_id` and `session_id`.
+        key_prefix: What every key starts with.
+        dial_timeout: Seconds for opening a connection.
+        read_timeout: Seconds that the server may owe a reply.
+        write_timeout: Seconds more while a request is being written.
+        pool_size: Connections to one server at most, as far as the client's pool has them.
+        options: See `StoreOptions`.
+
+    Raises:
+        TypeError: The client is none of redis.asyncio's, decodes responses, or the state type is not fit.
+    """
+
+    def __init__(
+        self,
+        client: Redis | RedisCluster,
+        *,
+        state_type: type[S] = AgentState,  # pyright: ignore[reportArgumentType]
+        key_prefix: str = "forge:state:",
+        dial_timeout: float = 5.0,
+        read_timeout: float = 3.0,
+        write_timeout: float = 3.0,
+        pool_size: int = 10,
+        **options: Unpack[StoreOptions],
+    ) -> None:
+        config = RedisConfig(
+            key_prefix=key_prefix,
+            dial_timeout=dial_timeout,
+            read_timeout=read_timeout,
+            write_timeout=write_timeout,
+            pool_size=pool_size,
+        )
+        self._set_up(_router_of(client), config, state_type, options)
+        self._may_become_cluster = False
+
+    @classmethod
+    def from_config(
+        cls,
+        config: RedisConfig,
+        *,
+        state_type: type[S] = AgentState,  # pyright: ignore[reportArgumentType]
+        **options: Unpack[StoreOptions],
+    ) -> RedisStateStore[S]:
+        """A store with connections of its own, made when they are needed.
+
+        Args:
+            config: Where Redis is, and how to reach it.
+            state_type: As for the class.
+            options: See `StoreOptions`.
+        """
+        return cls._opened(config, state_type, options, cluster=config.is_cluster)
+
+    @classmethod
+    def from_url(
+        cls,
+        url: str,
+        *,
+        state_type: type[S] = AgentState,  # pyright: ignore[reportArgumentType]
+        tls_verify: bool = True,
+        **options: Unpack[StoreOptions],
+    ) -> RedisStateStore[S]:
+        """A store with connections of its own, made when they are needed.
+
+        Args:
+            url: ``redis://[[user]:password@]host[:port][/db]``, ``rediss://`` for TLS, ``unix:///path``,
+                ``redis+cluster://host:port,host:port`` or ``redis+sentinel://host:port,host:port/name[/db]``, the
+                last two also with ``rediss``. After a question mark may follow fields of `RedisConfig`:
+                ``key_prefix``, ``db``, the timeouts, ``pool_size``, ``tls_...`` and ``sentinel_...``.
+            state_type: As for the class.
+            tls_verify: False where the URL turns certificate checks off, which takes both.
+            options: See `StoreOptions`.
+
+        Raises:
+            ValueError: The URL cannot be read.
+        """
+        config, cluster = parse_url(url, tls_verify=tls_verify)
+        return cls._opened(config, state_type, options, cluster=cluster)
+
+    @classmethod
+    def _opened(
+        cls, config: RedisConfig, state_type: type[S], options: StoreOptions, *, cluster: bool
+    ) -> RedisStateStore[S]:
+        store = cls.__new__(cls)
+        store._set_up(connect(config, cluster=cluster), config, state_type, options)
+        store._may_become_cluster = not cluster and not config.master_name
+        return store
+
+    def _set_up(self, router: Router, config: RedisConfig, state_type: type[S], options: StoreOptions) -> None:
+        self._config = config
+        self._types = StateType(state_type)
+        self._codec = Codec(self._types, options.get("format", "json"))
+        self._keys = Keys(config.key_prefix, options.get("partitions", 1))
+        self._ttl = milliseconds(options.get("ttl"))
+        self._refresh_ttl = options.get("refresh_ttl", False)
+        self._metrics = Metrics(options.get("meter_provider"))
+        self._log = options.get("logger") or logging.getLogger("redis_state")
+        self._limits = Limits(
+            config.dial_timeout,
+            config.read_timeout,
+            config.write_timeout,
+            config.pool_size,
+            options.get("replicas", 0),
+        )
+        self._wire = Wire(router, self._limits, self._log)
+        self._listing = Listing(self._submit, self._keys, self._score_of)
+        self._sweeper = Sweeper(self._listing.sweep)
+        self._clock = Clock()
+        self._new_id = WriteIds()
+        self._opening = asyncio.Lock()
+        self._opened_up = False
+
+    def __repr__(self) -> str:
+        return f"<RedisStateStore of {self._types.cls.__name__} at {self._wire.router.name}: {self._wire!r}>"
+
+    async def save(self, state: S, *, if_version: int | None = None, ttl: timedelta | None = None) -> None:
+        """See `StateStore.save`."""
+        started = perf_counter()
+        types = self._types
+        types.check(state)
+        if if_version is not None:
+            types.require("version", "save(if_version=)")
+        try:
+            lineage = types.lineage(state)
+            before, updated_at = types.version(state, lineage), types.updated_at(state)
+            now = self._clock()
+            version = (before if if_version is None else if_version) + 1
+            types.stamp(state, version, moment(now))
+            try:
+                write = self._write(state, Revision(version, self._new_id()), now, ttl)
+                if if_version is None:
+                    revision = await self._replace(write, lineage, fresh=before == 0 and types.has_version)
+                else:
+                    parent = lineage if lineage is not None and lineage.version == if_version else None
+                    revision = await self._replace_if(write, if_version, parent)
+            except BaseException:
+                types.unstamp(state, version, before, updated_at)
+                raise
+        except BaseException as error:
+            self._metrics.save.failed(started, error)
+            raise
+        types.remember(state, revision)
+        self._sweeper.saved(write.partition, write.ttl)
+        self._metrics.save.done(started)
+
+    async def load(self, agent_id: str, session_id: str) -> S:
+        """See `StateStore.load`."""
+        started = perf_counter()
+        try:
+            partition = self._keys.session(agent_id, session_id)
+            key = partition.state(session_id)
+            if self._refresh_ttl and self._ttl is not None:
+                value = await self._execute(command(partition.slot, "GETEX", key, "PX", self._ttl))
+            else:
+                value = await self._execute(command(partition.slot, "GET", key))
+            if value is None:
+                raise StateNotFoundError(agent_id, session_id)
+            state = self._decode(agent_id, session_id, value)
+        except BaseException as error:
+            self._metrics.load.failed(started, error)
+            raise
+        self._metrics.load.done(started)
+        return state
+
+    async def load_many(self, agent_id: str, session_ids: Iterable[str]) -> dict[str, S]:
+        """See `SessionStore.load_many`."""
+        started = perf_counter()
+        try:
+            by_partition: dict[Partition, list[str]] = {}
+            wanted = list(dict.fromkeys(session_ids))
+            for session_id in wanted:
+                by_partition.setdefault(self._keys.session(agent_id, session_id), []).append(session_id)
+            await self._ready()
+            reads: list[tuple[list[str], asyncio.Future[Any]]] = []
+            for partition, ids in by_partition.items():
+                for start in range(0, len(ids), _MGET):
+                    some = ids[start : start + _MGET]
+                    keys = [partition.state(session_id) for session_id in some]
+                    reads.append((some, self._submit(command(partition.slot, "MGET", *keys))))
+            found: dict[str, S] = {}
+            for (some, _), values in zip(reads, await asyncio.gather(*(read for _, read in reads)), strict=True):
+                for session_id, value in zip(some, values, strict=True):
+                    if value is not None:
+                        found[session_id] = self._decode(agent_id, session_id, value)
+        except BaseException as error:
+            self._metrics.load.failed(started, error)
+            raise
+        self._metrics.load.done(started, len(found))
+        return {session_id: found[session_id] for session_id in wanted if session_id in found}
+
+    async def update(
+        self,
+        agent_id: str,
+        session_id: str,
+        fn: Callable[[S], Any | Awaitable[Any]],
+        *,
+        attempts: int = 100,
+        ttl: timedelta | None = None,
+    ) -> S:
+        """See `SessionStore.update`."""
+        self._types.require("version", "update()")
+        return await update(self, self._types, agent_id, session_id, fn, attempts=attempts, ttl=ttl)
+
+    async def append(
+        self, agent_id: str, session_id: str, messages: Iterable[Any], *, ttl: timedelta | None = None
+    ) -> int:
+        """See `SessionStore.append`."""
+        self._types.require("messages", "append()")
+        partition = self._keys.session(agent_id, session_id)
+        now = self._clock()
+        milliseconds_left = milliseconds(ttl) or self._ttl
+        line = self._codec.encode_batch(list(messages), moment(now))
+        keys = (partition.state(session_id), partition.index)
+        args = (line, self._new_id(), now, session_id, "" if milliseconds_left is None else milliseconds_left)
+        op = call(
+            APPEND,
+            partition.slot,
+            keys,
+            (*args, 0),
+            replay=Replay.GUARDED,
+            fallback=lambda: call(APPEND, partition.slot, keys, (*args, 1)),
+        )
+        reply = await self._execute(op)
+        if reply[0] == b"missing":
+            raise StateNotFoundError(agent_id, session_id)
+        if reply[0] == b"foreign":
+            raise StateDecodeError(agent_id, session_id, "it has no version that could be counted up")
+        return int(reply[1])
+
+    async def delete(self, agent_id: str, session_id: str) -> bool:
+        """See `StateStore.delete`."""
+        started = perf_counter()
+        try:
+            partition = self._keys.session(agent_id, session_id)
+            await self._ready()
+            deleted, _ = await self._listing.delete(partition, [partition.state(session_id)], [session_id.encode()])
+        except BaseException as error:
+            self._metrics.delete.failed(started, error)
+            raise
+        self._metrics.delete.done(started, deleted)
+        return deleted == 1
+
+    async def list(self, agent_id: str, *, limit: int | None = None) -> list[str]:
+        """See `StateStore.list`."""
+        started = perf_counter()
+        try:
+            if limit is not None and limit < 0:
+                raise ValueError("limit must be 0 or more")
+            self._keys.agent(agent_id)
+            await self._ready()
+            entries = await self._listing.newest(agent_id, limit)
+        except BaseException as error:
+            self._metrics.list.failed(started, error)
+            raise
+        self._metrics.list.done(started)
+        return [entry.session_id for entry in entries]
+
+    async def sessions(
+        self, agent_id: str, *, limit: int | None = None, before: SessionInfo | datetime | None = None
+    ) -> AsyncIterator[SessionInfo]:
+        """See `SessionStore.sessions`."""
+        if isinstance(before, SessionInfo):
+            cursor = Entry(microseconds(before.updated_at), before.session_id.encode())
+        else:
+            cursor = None if before is None else Entry(microseconds(before), b"")
+        self._keys.agent(agent_id)
+        await self._ready()
+        if limit == 0:
+            return
+        shown = 0
+        async for entry in self._listing.iterate(agent_id, cursor):
+            yield entry.info()
+            shown += 1
+            if shown == limit:
+                return
+
+    async def count(self, agent_id: str) -> int:
+        """See `SessionStore.count`."""
+        self._keys.agent(agent_id)
+        await self._ready()
+        return len(await self._listing.newest(agent_id, None))
+
+    async def exists(self, agent_id: str, session_id: str) -> bool:
+        """See `SessionStore.exists`."""
+        partition = self._keys.session(agent_id, session_id)
+        return bool(await self._execute(command(partition.slot, "EXISTS", partition.state(session_id))))
+
+    async def touch(self, agent_id: str, session_id: str, *, ttl: timedelta | None = None) -> bool:
+        """See `SessionStore.touch`."""
+        left = milliseconds(ttl) or self._ttl
+        if left is None:
+            raise ValueError("touch() needs a ttl, here or on the store")
+        partition = self._keys.session(agent_id, session_id)
+        touched = await self._execute(command(partition.slot, "PEXPIRE", partition.state(session_id), left))
+        if touched:
+            self._sweeper.saved(partition, left)
+        return bool(touched)
+
+    async def delete_agent(self, agent_id: str, *, progress: Callable[[int], None] | None = None) -> int:
+        """See `SessionStore.delete_agent`."""
+        self._keys.agent(agent_id)
+        await self._ready()
+        return await self._listing.delete_all(agent_id, progress)
+
+    async def agents(self) -> AsyncIterator[str]:
+        """See `SessionStore.agents`."""
+        await self._ready()
+        async for agent_id in self._listing.agents(await self._wire.nodes()):
+            yield agent_id
+
+    async def ping(self) -> None:
+        """See `SessionStore.ping`."""
+        await self._execute(command(None, "PING"))
+
+    async def aclose(self) -> None:
+        """See `StateStore.aclose`."""
+        await self._sweeper.aclose()
+        await self._wire.aclose()
+
+    async def __aenter__(self) -> Self:
+        """Connect, and check that the server answers."""
+        try:
+            await self.ping()
+        except BaseException:
+            await self.aclose()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close."""
+        await self.aclose()
+
+    # Below the operations
+
+    def _submit(self, op: Operation) -> asyncio.Future[Any]:
+        return self._wire.submit(op)
+
+    async def _execute(self, op: Operation) -> Any:
+        if not self._opened_up or self._wire.crowded:
+            await self._ready()
+        return await self._wire.submit(op)
+
+    async def _ready(self) -> None:
+        """Have a server that fits, and room for an operation."""
+        if not self._opened_up:
+            async with self._opening:
+                if not self._opened_up:
+                    await self._open_up()
+        if self._wire.crowded:
+            await self._wire.wait_for_room()
+
+    async def _open_up(self) -> None:
+        """Connect for the first time: see whether this is a cluster, and whether the data's layout is this store's."""
+        if not self._wire.router.is_cluster and await self._is_cluster():
+            if not self._may_become_cluster:
+                raise ServerRefusedError("MOVED", "it is part of a cluster; give a redis.asyncio.RedisCluster")
+            self._log.debug("%s is part of a cluster", self._wire.router.name)
+            await self._wire.aclose()
+            self._wire = Wire(connect(self._config, cluster=True), self._limits, self._log)
+        await check_layout(self._wire, self._keys)
+        self._opened_up = True
+
+    async def _is_cluster(self) -> bool:
+        try:
+            info = await self._submit(command(None, "INFO", "cluster"))
+        except ServerRefusedError as error:
+            if error.code in ("NOAUTH", "WRONGPASS"):
+                raise
+            return False  # a user without INFO; a cluster's redirects will still say what is wrong
+        return b"cluster_enabled:1" in bytes(info)
+
+    def _write(self, state: Any, revision: Revision, now: int, ttl: timedelta | None) -> Write:
+        partition = self._keys.session(state.agent_id, state.session_id)
+        return Write(
+            partition,
+            partition.state(state.session_id),
+            state.session_id,
+            self._codec.encode(state),
+            revision,
+            now,
+            milliseconds(ttl) or self._ttl,
+        )
+
+    async def _replace(self, write: Write, lineage: Revision | None, *, fresh: bool) -> Revision:
+        """Save whatever is stored: one MULTI."""
+        revision = write.revision
+        if lineage is not None:
+            revision = revision.after(lineage)
+        set_ = ("SET", write.key, self._codec.seal(write.body, str(revision)))
+        if write.ttl is not None:
+            set_ += ("PX", write.ttl)
+        if fresh:  # nothing should be there: if something is, see what
+            set_ += ("GET",)
+        zadd = ("ZADD", write.partition.index, write.score, write.session_id)
+        op = Operation(
+            b"".join((MULTI, pack(set_), pack(zadd), EXEC)),
+            write.partition.slot,
+            replies=4,
+            replay=Replay.GUARDED,
+            fallback=lambda: write.script(replay=True),
+        )
+        reply = await self._execute(op)
+        if isinstance(reply[0], ReplyError) or isinstance(reply[1], ReplyError):
+            await self._take_back(write, reply, fresh=fresh)
+        return revision
+
+    async def _take_back(self, write: Write, reply: list[Any], *, fresh: bool) -> None:
+        """Undo the half of a save that a key of a foreign type let through, and raise."""
+        before, added = reply
+        if isinstance(before, ReplyError):
+            error = before
+            if added == 1:
+                await self._execute(command(write.partition.slot, "ZREM", write.partition.index, write.session_id))
+        else:
+            error = added
+            if fresh and before is None:
+                await self._execute(command(write.partition.slot, "DEL", write.key))
+            elif fresh:
+                await self._execute(command(write.partition.slot, "SET", write.key, before, "KEEPTTL"))
+        raise refusal(error)
+
+    async def _replace_if(self, write: Write, expected: int, parent: Revision | None) -> Revision:
+        """Save if the stored version is the expected one: one script."""
+        op = write.script(expected, parent)
+        op.fallback = lambda: write.script(expected, parent, replay=True)
+        reply = await self._execute(op)
+        if reply[0] == b"conflict":
+            raise VersionConflictError(expected, int(reply[1]))
+        if reply[0] == b"unknown":
+            raise OutcomeUnknownError("the write was sent, its reply was lost, and others have written since")
+        if reply[0] == b"foreign":
+            raise StateDecodeError(write.partition.agent_id, write.session_id, "it has no version to compare with")
+        return Revision.parse(reply[1]) if len(reply) > 1 else write.revision
+
+    def _decode(self, agent_id: str, session_id: str, value: bytes) -> S:
+        try:
+            state, revision = self._codec.decode(value)
+        except ValueError as error:
+            reason = str(error)
+        else:
+            if revision is not None:
+                self._types.adopt(state, revision)
+            return state
+        raise StateDecodeError(agent_id, session_id, reason)
+
+    def _score_of(self, value: bytes) -> float:
+        try:
+            state, _ = self._codec.decode(value)
+            return float(microseconds(self._types.updated_at(state)))
+        except (ValueError, TypeError, AttributeError):
+            return 0.0
+
+
+_MGET = 100  # states that one command loads, so that it holds the server for no more than a millisecond
+
+
+@dataclasses.dataclass(slots=True, frozen=True)
+class Write:
+    """One save, as it travels: where to, what, and when."""
+
+    partition: Partition
+    key: bytes
+    session_id: str
+    body: bytes
+    revision: Revision
+    score: int
+    ttl: int | None
+
+    def script(self, expected: int | None = None, parent: Revision | None = None, *, replay: bool = False) -> Operation:
+        """The save as a script: conditional, or the replay of one that may have landed."""
+        return call(
+            SAVE,
+            self.partition.slot,
+            (self.key, self.partition.index),
+            (
+                self.body,
+                self.revision.version,
+                self.revision.ids,
+                "" if expected is None else expected,
+                "" if parent is None else parent.newest,
+                self.score,
+                self.session_id,
+                "" if self.ttl is None else self.ttl,
+                int(replay),
+            ),
+            replay=Replay.GUARDED,
+        )
+
+
+def _router_of(client: Any) -> Router:
+    if isinstance(client, RedisCluster):
+        settings: dict[str, Any] = client.get_connection_kwargs()
+        router: Router | None = ClusterRouter(client, owned=False)
+    elif isinstance(client, Redis):
+        settings = client.connection_pool.connection_kwargs
+        router = PlainRouter(client, owned=False)
+    else:
+        raise TypeError(f"client must be a redis.asyncio Redis or RedisCluster, not {type(client).__name__}")
+    if settings.get("decode_responses"):
+        raise TypeError("the client has decode_responses=True; states are bytes: make it without that")
+    return router

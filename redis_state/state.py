@@ -1,0 +1,214 @@
+"""The state types: what an agent remembers, and what a store needs to know of a type."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from datetime import UTC, datetime
+from typing import Any, Final, Generic, NamedTuple
+
+import msgspec
+
+if typing.TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+
+HISTORY: Final = 12  # write ids that a revision remembers; scripts/revision.lua says the same
+
+
+def utc_now() -> datetime:
+    """The current time, aware, in UTC."""
+    return datetime.now(UTC)
+
+
+class Message(msgspec.Struct):
+    """One message of a conversation.
+
+    Attributes:
+        role: Who speaks, such as ``user``, ``assistant`` or ``tool``.
+        content: What is said.
+        timestamp: When, aware; by default now, in UTC.
+        metadata: Anything that JSON can hold, or None.
+    """
+
+    role: str
+    content: str
+    timestamp: datetime = msgspec.field(default_factory=utc_now)
+    metadata: dict[str, Any] | None = None
+
+
+class AgentState(msgspec.Struct, kw_only=True, dict=True):
+    """The state of one session of an agent.
+
+    Attributes:
+        agent_id: The agent, 1 to 512 bytes of UTF-8.
+        session_id: The session, 1 to 512 bytes of UTF-8.
+        messages: The conversation, oldest first.
+        context: What the session knows of its surroundings; anything that JSON can hold.
+        data: What the agent keeps for itself; anything that JSON can hold.
+        version: How often the session was written; 0 before the first save. Stamped by the store.
+        created_at: When the object was made, aware, in UTC.
+        updated_at: When it was last saved, aware, in UTC, microseconds. Stamped by the store.
+    """
+
+    agent_id: str
+    session_id: str
+    messages: list[Message] = msgspec.field(default_factory=lambda: list[Message]())
+    context: dict[str, Any] = msgspec.field(default_factory=lambda: dict[str, Any]())
+    data: dict[str, Any] = msgspec.field(default_factory=lambda: dict[str, Any]())
+    version: int = 0
+    created_at: datetime = msgspec.field(default_factory=utc_now)
+    updated_at: datetime = msgspec.field(default_factory=utc_now)
+
+
+class SessionInfo(msgspec.Struct, frozen=True):
+    """What a listing tells about a session without loading it.
+
+    Attributes:
+        session_id: The session.
+        updated_at: When it was last written, aware, in UTC, microseconds, by the writer's clock.
+    """
+
+    session_id: str
+    updated_at: datetime
+
+
+if typing.TYPE_CHECKING:
+    S = TypeVar("S", default=AgentState)
+else:
+    S = typing.TypeVar("S")
+
+
+class Revision(NamedTuple):
+    """Which write a value stems from.
+
+    Attributes:
+        version: How often the session had been written.
+        ids: The ids of the latest writes, newest first, separated by commas.
+    """
+
+    version: int
+    ids: str
+
+    @classmethod
+    def parse(cls, text: bytes) -> Revision:
+        """What `str` makes of a revision."""
+        version, _, ids = text.decode().partition("-")
+        return cls(int(version), ids)
+
+    def __str__(self) -> str:
+        return f"{self.version}-{self.ids}"
+
+    @property
+    def newest(self) -> str:
+        """The id of the latest write."""
+        return self.ids.partition(",")[0]
+
+    def after(self, parent: Revision) -> Revision:
+        """This revision with the ids of the one before it."""
+        older = parent.ids.split(",", HISTORY - 1)[: HISTORY - 1]
+        return Revision(self.version, ",".join((self.ids, *older)))
+
+
+# Where an object keeps which write it stems from; no field, so neither stored nor compared.
+_LINEAGE = "_redis_state_revision"
+
+
+class StateType(Generic[S]):
+    """What a store knows of its state type: its fields, and how to stamp an object.
+
+    Args:
+        state_type: A msgspec Struct or a dataclass with `agent_id` and `session_id`. `version`, `updated_at` and
+            `messages` are used where it has them.
+
+    Raises:
+        TypeError: The class is neither, lacks an id, or could not be stamped or told apart.
+    """
+
+    def __init__(self, state_type: type[S]) -> None:
+        if isinstance(state_type, type) and issubclass(state_type, msgspec.Struct):  # pyright: ignore[reportUnnecessaryIsInstance]
+            config = state_type.__struct_config__
+            frozen, compares = config.frozen, config.eq
+            if config.array_like:
+                raise TypeError(f"{state_type.__name__} must encode as an object: leave out array_like=True")
+            names = {field.name: field.encode_name for field in msgspec.structs.fields(state_type)}
+        elif dataclasses.is_dataclass(state_type):
+            params = state_type.__dataclass_params__  # pyright: ignore[reportAttributeAccessIssue, reportUnknownVariableType, reportUnknownMemberType]
+            frozen, compares = bool(params.frozen), bool(params.eq)  # pyright: ignore[reportUnknownArgumentType, reportUnknownMemberType]
+            names = {field.name: field.name for field in dataclasses.fields(state_type)}
+        else:
+            raise TypeError(f"state_type must be a msgspec Struct or a dataclass, not {state_type!r}")
+        name = state_type.__name__
+        for required in ("agent_id", "session_id"):
+            if required not in names:
+                raise TypeError(f"{name} needs a field {required!r}")
+        if "_rev" in names.values():
+            raise TypeError(f"{name} has a field '_rev', which is the store's own")
+        if not compares:
+            raise TypeError(f"{name} must compare by value: a save checks that it would load what it stores")
+        self.cls = state_type
+        hints = typing.get_type_hints(state_type)
+        for field, kind in (("version", int), ("updated_at", datetime)):
+            if field in names and kind not in (hints[field], *typing.get_args(hints[field])):
+                raise TypeError(f"{name}.{field} must be annotated as {kind.__name__}: a save stamps it")
+        if "messages" in names and typing.get_origin(hints["messages"]) is not list:
+            raise TypeError(f"{name}.messages must be annotated as a list")
+        self.message_list: Any = hints.get("messages")
+        self.has_version = "version" in names
+        self.has_updated_at = "updated_at" in names
+        self.has_messages = "messages" in names
+        if frozen and (self.has_version or self.has_updated_at):
+            raise TypeError(f"{name} is frozen, but a save stamps its version and updated_at")
+
+    def check(self, state: object) -> None:
+        """Refuse an object of another type with a TypeError."""
+        if type(state) is not self.cls:
+            raise TypeError(f"this store keeps {self.cls.__name__} objects, not {type(state).__name__}")
+
+    def require(self, field: str, operation: str) -> None:
+        """Refuse an operation that needs a field which the type lacks with a TypeError."""
+        if not getattr(self, f"has_{field}"):
+            raise TypeError(f"{operation} needs a state type with a field {field!r}; {self.cls.__name__} has none")
+
+    def version(self, state: Any, lineage: Revision | None) -> int:
+        """How often the object's session had been written when it was loaded or saved."""
+        if self.has_version:
+            return state.version
+        return 0 if lineage is None else lineage.version
+
+    def stamp(self, state: Any, version: int, updated_at: Any) -> None:
+        """Set the version and the time that the object has in the store."""
+        if self.has_version:
+            state.version = version
+        if self.has_updated_at:
+            state.updated_at = updated_at
+
+    def unstamp(self, state: Any, stamped: int, version: int, updated_at: Any) -> None:
+        """Take a stamp back after a failed save, unless a later save has stamped the object since."""
+        if not self.has_version or state.version == stamped:
+            self.stamp(state, version, updated_at)
+
+    def updated_at(self, state: Any) -> Any:
+        """The object's time, None where the type has none."""
+        return state.updated_at if self.has_updated_at else None
+
+    def lineage(self, state: Any) -> Revision | None:
+        """The write that the object stems from; None where that is not known, or its version was changed by hand."""
+        attributes: dict[str, Any] | None = getattr(state, "__dict__", None)
+        revision: Revision | None = None if attributes is None else attributes.get(_LINEAGE)
+        if revision is not None and self.has_version and state.version != revision.version:
+            return None
+        return revision
+
+    @staticmethod
+    def remember(state: Any, revision: Revision) -> None:
+        """Note the write that the object stems from, where it has room for a note."""
+        attributes: dict[str, Any] | None = getattr(state, "__dict__", None)
+        if attributes is not None:
+            attributes[_LINEAGE] = revision
+
+    def adopt(self, state: Any, revision: Revision) -> None:
+        """Give a loaded object the version under which it is stored."""
+        if self.has_version:
+            state.version = revision.version
+        self.remember(state, revision)

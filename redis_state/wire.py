@@ -1,0 +1,403 @@
+"""Operations in, results out: routes, retries, deadlines, backpressure, close.
+
+An operation is always in exactly one place: a channel's queue, a lane's flight, or a delay before it is tried again. It
+moves between them only here, and leaves by its future. No task is started for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from redis_state import replies
+from redis_state.channel import Channel
+from redis_state.connect import Failure, describe
+from redis_state.errors import (
+    ForeignLoopError,
+    NotReplicatedError,
+    OutcomeUnknownError,
+    StoreClosedError,
+    StoreTimeoutError,
+)
+from redis_state.lane import BULK
+from redis_state.operation import Replay
+from redis_state.replies import Verdict
+
+if TYPE_CHECKING:
+    import logging
+    from collections.abc import Coroutine, Iterable
+
+    from redis_state.connect import Dialer, Router
+    from redis_state.lane import Lane
+    from redis_state.operation import Operation
+
+MAX_PENDING: Final = 8192  # operations taken and not answered; further callers wait for room
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Times in seconds, and counts.
+
+    Attributes:
+        dial_timeout: For opening a connection, TLS and authentication included.
+        read_timeout: How long a server may owe a reply in silence before its connection is given up.
+        write_timeout: What is added to it while something is still being written.
+        pool_size: Connections to one server at most.
+        replicas: How many replicas must confirm a write.
+    """
+
+    dial_timeout: float = 5.0
+    read_timeout: float = 3.0
+    write_timeout: float = 3.0
+    pool_size: int = 10
+    replicas: int = 0
+
+    @property
+    def budget(self) -> float:
+        """How long one operation may take, from the call to the result, retries included."""
+        return self.read_timeout + self.write_timeout
+
+
+class Node:
+    """One server: a channel for most operations and one for large ones, which would hold the others up."""
+
+    __slots__ = ("bulk", "fast")
+
+    def __init__(self, wire: Wire, dialer: Dialer) -> None:
+        limit = wire.limits.pool_size
+        self.fast = Channel(wire, dialer, max(1, limit - limit // 2))
+        self.bulk = Channel(wire, dialer, limit // 2) if limit > 1 else self.fast
+
+    @property
+    def channels(self) -> tuple[Channel, ...]:
+        """Both channels, or the one that serves as both."""
+        return (self.fast,) if self.bulk is self.fast else (self.fast, self.bulk)
+
+
+class Wire:
+    """The transport of a store.
+
+    Args:
+        router: Which server holds which slot, and how to connect to it.
+        limits: Times and counts.
+        log: Where debug lines go.
+
+    All state of a wire:
+        nodes: the servers in use, by name.
+        moved: where a redirect said that a slot is, until the router has learned it.
+        unrouted: operations that wait for the router.
+        pending: how many operations have been taken and not completed; room: callers that wait for fewer.
+        delayed: operations that wait before they are tried again.
+        tasks: what runs beside: dialing, hanging up, learning routes.
+        connected: whether any connection was ever made. Before, a failure is reported at once.
+    """
+
+    def __init__(self, router: Router, limits: Limits, log: logging.Logger) -> None:
+        self.router = router
+        self.limits = limits
+        self.log = log
+        self.connected = False
+        self._nodes: dict[str, Node] = {}
+        self._moved: dict[int, str] = {}
+        self._unrouted: list[Operation] = []
+        self._learning = False
+        self._pending = 0
+        self._room: deque[asyncio.Future[None]] = deque()
+        self._delayed: set[Operation] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._pid = os.getpid()
+        self._closing: asyncio.Task[None] | None = None
+        self._closed = False
+        self._drained: asyncio.Future[None] | None = None
+
+    def __repr__(self) -> str:
+        channels = [channel for node in self._nodes.values() for channel in node.channels if channel.lanes]
+        return f"<Wire {self._pending} pending, {len(self._delayed)} delayed, {channels}>"
+
+    # Taking operations
+
+    @property
+    def crowded(self) -> bool:
+        """Whether so many operations are pending that a caller should wait for room."""
+        return self._pending >= MAX_PENDING or bool(self._room)
+
+    def submit(self, op: Operation) -> asyncio.Future[Any]:
+        """Take an operation; the future has its result.
+
+        Cancelling the future withdraws an operation that was not sent; of one that was, the reply is dropped.
+        """
+        loop = self._check_usable()
+        op.future = loop.create_future()
+        op.deadline = loop.time() + self.limits.budget
+        self._pending += 1
+        self._route(op)
+        return op.future
+
+    def _check_usable(self) -> asyncio.AbstractEventLoop:
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            if self._loop is not None:
+                raise ForeignLoopError("this store belongs to another event loop; open one store in each")
+            self._loop = loop
+        if self._pid != os.getpid():
+            raise ForeignLoopError("this store was opened before a fork; open one store in each process")
+        if self._closed:
+            raise StoreClosedError("the store is closed; open another one")
+        return loop
+
+    async def wait_for_room(self) -> None:
+        """Wait until fewer operations are pending; callers get their turn in order."""
+        room = self._check_usable().create_future()
+        self._room.append(room)
+        try:
+            async with asyncio.timeout(self.limits.budget):
+                await room
+        except TimeoutError:
+            late = StoreTimeoutError("too many operations were waiting")
+        else:
+            late = None
+        finally:
+            if room.done() and not room.cancelled() and room.exception() is None:
+                self._pending -= 1  # the place that was kept
+            self._make_room()
+        if late is not None:
+            raise late
+
+    def _make_room(self) -> None:
+        """Keep places for callers that wait, in their order."""
+        while self._room and self._pending < MAX_PENDING:
+            room = self._room.popleft()
+            if not room.done():
+                self._pending += 1
+                room.set_result(None)
+
+    def settled(self, count: int) -> None:
+        """Operations have left the wire."""
+        self._pending -= count
+        if self._room:
+            self._make_room()
+        if self._drained is not None and not self._pending and not self._drained.done():
+            self._drained.set_result(None)
+
+    # Routes
+
+    def _route(self, op: Operation) -> None:
+        name = op.node or (self._moved.get(op.slot) if op.slot is not None else None)
+        dialer = self.router.named(name) if name else self.router.route(op.slot)
+        if dialer is None:
+            self._unrouted.append(op)
+            self._learn()
+            return
+        self._push(dialer, op)
+
+    def _push(self, dialer: Dialer, op: Operation) -> None:
+        node = self._nodes.get(dialer.name)
+        if node is None:
+            node = self._nodes[dialer.name] = Node(self, dialer)
+        (node.bulk if len(op.payload) > BULK else node.fast).push(op)
+
+    def _learn(self) -> None:
+        """Ask the router to learn the routes, once for all that want it."""
+        if not self._learning:
+            self._learning = True
+            self.spawn(self._learn_routes())
+
+    async def _learn_routes(self) -> None:
+        failure: Failure | None = None
+        try:
+            async with asyncio.timeout(self.limits.dial_timeout):
+                await self.router.learn()
+        except Exception as error:  # noqa: BLE001  # as in Channel._dial
+            failure = describe(error, self.router.name)
+        self._learning = False
+        waiting, self._unrouted = self._unrouted, []
+        if failure is not None:
+            self._give_back(waiting, failure)
+            return
+        self._moved.clear()
+        for name in [name for name in self._nodes if self.router.named(name) is None]:
+            for channel in self._nodes.pop(name).channels:
+                waiting.extend(channel.queue)
+                channel.queue.clear()
+                channel.drop_lanes()
+        for op in waiting:
+            self._route(op)
+
+    async def nodes(self) -> list[str]:
+        """The names of all servers that hold slots."""
+        if self.router.route(None) is None:
+            self._learn()
+            while self._learning:
+                await asyncio.sleep(0.001)
+        return self.router.names()
+
+    # Retries
+
+    def retry(self, op: Operation, why: str = "") -> None:
+        """Try an operation again, after a while if this is not the first time."""
+        assert self._loop is not None
+        op.attempts += 1
+        op.why = why or op.why
+        self.log.debug("attempt %d after: %s", op.attempts + 1, op.why or "connection lost")
+        delay = replies.backoff(op.attempts)
+        if self._loop.time() + delay >= op.deadline:
+            self.expire(op)
+            self.settled(1)
+        elif delay:
+            self._delayed.add(op)
+            self._loop.call_later(delay, self._again, op)
+        else:
+            self._route(op)
+
+    def _again(self, op: Operation) -> None:
+        if op not in self._delayed:
+            return
+        self._delayed.discard(op)
+        if op.future.done():
+            self.settled(1)
+        else:
+            self._route(op)
+
+    def refused(self, channel: Channel, lane: Lane, op: Operation) -> int:
+        """Deal with an error reply: the operation was not executed. Returns 1 if it is tried again."""
+        error = op.error
+        assert error is not None
+        verdict = replies.judge(error)
+        op.asking = False
+        if op.future.done():
+            return 0
+        if verdict in (Verdict.REFUSED, Verdict.DISCONNECTED):
+            if op.sent and op.writes:  # refused now, but it may have happened the first time
+                self.expire(op)
+            else:
+                op.future.set_exception(replies.refusal(error))
+            return 0
+        if verdict is Verdict.ELSEWHERE:
+            lane.retire()
+            self._learn()
+        elif verdict in (Verdict.MOVED, Verdict.ASK):
+            return self._redirect(channel, op, error, ask=verdict is Verdict.ASK)
+        elif error.code == "CLUSTERDOWN":
+            self._learn()
+        if verdict is not Verdict.RELOAD:
+            op.attempts = max(op.attempts, 1)  # the server asks for patience
+        self.retry(op, error.code)
+        return 1
+
+    def _redirect(self, channel: Channel, op: Operation, error: replies.ReplyError, *, ask: bool) -> int:
+        slot, host, port = replies.redirection(error)
+        dialer = self.router.at(host or channel.dialer.host, port)
+        if dialer is None:  # a plain client, but the server is part of a cluster
+            op.future.set_exception(self.router.not_a_cluster())
+            return 0
+        op.attempts += 1
+        op.why = error.code
+        if ask:
+            op.asking = True
+            if op.script is None and op.fallback is not None:  # a slot on the move takes single commands only
+                op.become(op.fallback())
+            self._push(dialer, op)
+            return 1
+        self._moved[slot] = dialer.name
+        self._learn()
+        self.retry(op)
+        return 1
+
+    def lost(self, ops: Iterable[Operation], *, executed: bool) -> None:
+        """Deal with operations whose connection is gone; unless it is sure that they were not, they may be executed."""
+        for op in ops:
+            op.asking = False
+            if op.future.done():
+                self.settled(1)
+                continue
+            if executed:
+                op.sent = True
+                if op.replay is Replay.NEVER:
+                    self.expire(op)
+                    self.settled(1)
+                    continue
+                if op.replay is Replay.GUARDED and op.fallback is not None:
+                    op.become(op.fallback())
+            self.retry(op)
+
+    def unreachable(self, channel: Channel, ops: Iterable[Operation], failure: Failure) -> None:
+        """Deal with operations for a server that could not be connected to."""
+        node = self._nodes.get(channel.dialer.name)
+        if node is not None and channel is node.bulk and node.fast.lanes:
+            node.bulk = node.fast  # the pool has no connection to spare for large operations
+        if self.router.is_cluster:
+            self._learn()
+        self._give_back(ops, failure)
+
+    def _give_back(self, ops: Iterable[Operation], failure: Failure) -> None:
+        """Fail operations that were not sent, or try them again where a connection has worked before."""
+        for op in ops:
+            if op.future.done():
+                self.settled(1)
+            elif failure.final or not self.connected:
+                op.future.set_exception(failure.error())
+                self.settled(1)
+            else:
+                op.attempts = max(op.attempts, 1)
+                self.retry(op, failure.reason)
+
+    # Ends
+
+    def expire(self, op: Operation) -> None:
+        """Fail an operation whose time is up with what is known of it."""
+        if op.future.done():
+            return
+        if op.sent and op.writes:
+            op.future.set_exception(OutcomeUnknownError("the write was sent, but its reply never came"))
+        elif op.why:
+            op.future.set_exception(replies.exhausted(op.why))
+        else:
+            op.future.set_exception(StoreTimeoutError("the server did not answer in time"))
+
+    def confirmed(self, op: Operation, result: Any, replicas: int) -> None:
+        """Complete a write with the number of replicas that confirmed it."""
+        if not op.future.done():
+            if replicas >= self.limits.replicas:
+                op.future.set_result(result)
+            else:
+                op.future.set_exception(NotReplicatedError(self.limits.replicas, replicas))
+        self.settled(1)
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run something beside, until it ends or the wire is closed."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def aclose(self) -> None:
+        """Let what is in flight end, within its time, and close every connection. May be called again."""
+        if self._closing is None:
+            if self._loop is None or self._loop.is_closed() or self._pid != os.getpid():
+                self._closed = True
+                return
+            self._check_usable()
+            self._closing = self._loop.create_task(self._close())
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
+        assert self._loop is not None
+        self._closed = True
+        for room in self._room:
+            if not room.done():
+                room.set_exception(StoreClosedError("the store was closed before the operation got its turn"))
+        if self._pending:
+            self._drained = self._loop.create_future()
+            await asyncio.wait([self._drained], timeout=self.limits.budget)
+        for node in self._nodes.values():
+            for channel in node.channels:
+                channel.drop_lanes()
+                channel.cancel_timer()
+        await asyncio.sleep(0)  # the loop reports the connections as lost, which spawns the hanging up
+        while self._tasks:
+            await asyncio.wait(self._tasks, timeout=self.limits.dial_timeout)
+        await self.router.aclose()

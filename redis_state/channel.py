@@ -49,7 +49,9 @@ class Channel:
 
     def __repr__(self) -> str:
         in_flight = sum(len(lane.inflight) for lane in self.lanes)
-        return f"<Channel {self.dialer.name}: {len(self.lanes)} lanes, {in_flight} in flight, {len(self.queue)} waiting>"
+        return (
+            f"<Channel {self.dialer.name}: {len(self.lanes)} lanes, {in_flight} in flight, {len(self.queue)} waiting>"
+        )
 
     def push(self, op: Operation) -> None:
         """Take an operation. A lone one goes straight out, others at the end of this turn of the loop."""

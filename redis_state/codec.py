@@ -15,7 +15,7 @@ from __future__ import annotations
 import random
 import re
 from datetime import datetime
-from typing import Any, Final, Generic, Literal
+from typing import Any, Final, Generic, Literal, cast
 
 import msgspec
 
@@ -30,6 +30,8 @@ _ALPHABET: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz01234567
 _PAIRS: Final = [a + b for a in _ALPHABET for b in _ALPHABET]
 _UNENCODABLE: Final = (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError)
 _MAX_PATH: Final = 32
+_FULL_FIXMAP: Final = 0x8F
+_MAP_16: Final = 0xDE
 
 
 class WriteIds:
@@ -67,12 +69,12 @@ class Codec(Generic[S]):
         self._cls = state_type.cls
         self._json = msgspec.json.Encoder()
         self._msgpack = msgspec.msgpack.Encoder()
-        self._from_json = msgspec.json.Decoder(state_type.cls)
-        self._from_msgpack = msgspec.msgpack.Decoder(state_type.cls)
+        self._from_json: Any = msgspec.json.Decoder(state_type.cls)
+        self._from_msgpack: Any = msgspec.msgpack.Decoder(state_type.cls)
         self._strict = getattr(getattr(self._cls, "__struct_config__", None), "forbid_unknown_fields", False)
         if state_type.has_messages:
             fields = [("messages", state_type.message_list), ("updated_at", datetime)]
-            self._batches = msgspec.json.Decoder(msgspec.defstruct("Batch", fields))
+            self._batches: msgspec.json.Decoder[Any] = msgspec.json.Decoder(msgspec.defstruct("Batch", fields))
         self._stamps = state_type.has_updated_at
 
     def encode(self, state: S) -> bytes:
@@ -136,35 +138,35 @@ class Codec(Generic[S]):
             else:
                 state = self._from_msgpack.decode(document)
             if end != len(value):
-                messages: list[Any] = state.messages  # pyright: ignore[reportAttributeAccessIssue]
-                for batch in self._batches.decode_lines(value[end:]):
-                    messages.extend(batch.messages)
-                    if self._stamps:
-                        state.updated_at = batch.updated_at  # pyright: ignore[reportAttributeAccessIssue]
+                self._extend(state, value[end:])
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError, AttributeError) as error:
             reason = _reason(error)
         else:
             return state, revision
         raise ValueError(reason)
 
+    def _extend(self, state: Any, lines: bytes) -> None:
+        """Add what was appended to a state."""
+        for batch in self._batches.decode_lines(lines):
+            state.messages.extend(batch.messages)
+            if self._stamps:
+                state.updated_at = batch.updated_at
+
     def _decode_without_revision(self, document: bytes) -> S:
-        fields: dict[str, Any]
-        if document[:1] == b"{":
-            fields = msgspec.json.decode(document)
-        else:
-            fields = msgspec.msgpack.decode(document)
+        """For types that forbid unknown fields, at the price of decoding twice."""
+        decode = msgspec.json.decode if document[:1] == b"{" else msgspec.msgpack.decode
+        fields: dict[str, Any] = decode(document)
         fields.pop("_rev", None)
-        return msgspec.json.decode(self._json.encode(fields), type=self._cls)
+        return self._from_json.decode(self._json.encode(fields))
 
 
 def _one_more_field(document: bytes) -> bytes:
     """The MessagePack map with the count of its fields one higher."""
-    if document[0] < 0x8F:  # fixmap: the count stands in the low four bits
-        return bytes((document[0] + 1,)) + document[1:]
-    if document[0] == 0x8F:
-        return b"\xde\x00\x10" + document[1:]
-    count = int.from_bytes(document[1:3], "big")  # map 16; no type has 65,535 fields
-    return b"\xde" + (count + 1).to_bytes(2, "big") + document[3:]
+    if document[0] == _MAP_16:  # no type has 65,535 fields
+        return b"\xde%b%b" % ((int.from_bytes(document[1:3], "big") + 1).to_bytes(2, "big"), document[3:])
+    if document[0] == _FULL_FIXMAP:
+        return b"\xde\x00\x10%b" % document[1:]
+    return b"%c%b" % (document[0] + 1, document[1:])  # fixmap: the count stands in the low four bits
 
 
 def _reason(error: Exception) -> str:
@@ -180,11 +182,10 @@ def _reason(error: Exception) -> str:
 def _fields(value: Any) -> list[tuple[str, Any]]:
     """The children of a value, each with its step in a path."""
     if isinstance(value, dict):
-        items: dict[Any, Any] = value
-        return [(f".{k}" if isinstance(k, str) else f"[{type(k).__name__} key]", v) for k, v in items.items()]
+        items: list[tuple[Any, Any]] = list(cast("dict[Any, Any]", value).items())
+        return [(f".{k}" if isinstance(k, str) else f"[{type(k).__name__} key]", v) for k, v in items]
     if isinstance(value, (list, tuple)):
-        sequence: list[Any] = list(value)
-        return [(f"[{i}]", v) for i, v in enumerate(sequence)]
+        return [(f"[{i}]", v) for i, v in enumerate(cast("list[Any]", value))]
     if isinstance(value, msgspec.Struct):
         return [(f".{name}", getattr(value, name, None)) for name in value.__struct_fields__]
     names: Any = getattr(value, "__dataclass_fields__", ())

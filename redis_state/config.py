@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl, unquote
 
@@ -25,6 +25,7 @@ class RedisConfig:
 
     Attributes:
         addrs: ``host:port`` each. One is a standalone server, several are nodes of a cluster.
+        cluster: Whether `addrs` is a cluster although it is only one.
         username: ACL user; None is the default user.
         password: Its password; never part of a repr, a log line or an exception.
         credential_provider: A `redis.credentials.CredentialProvider`, instead of username and password.
@@ -48,6 +49,7 @@ class RedisConfig:
     """
 
     addrs: list[str] = field(default_factory=lambda: ["localhost:6379"])
+    cluster: bool = False
     username: str | None = None
     password: str | None = field(default=None, repr=False)
     credential_provider: CredentialProvider | None = field(default=None, repr=False)
@@ -59,7 +61,7 @@ class RedisConfig:
     pool_size: int = 10
     unix_socket: str | None = None
     master_name: str | None = None
-    sentinel_addrs: list[str] = field(default_factory=lambda: list[str]())
+    sentinel_addrs: list[str] = field(default_factory=list[str])
     sentinel_username: str | None = None
     sentinel_password: str | None = field(default=None, repr=False)
     tls: bool = False
@@ -89,7 +91,7 @@ class RedisConfig:
     @property
     def is_cluster(self) -> bool:
         """Whether it names nodes of a cluster."""
-        return len(self.addrs) > 1 and not self.master_name and not self.unix_socket
+        return (self.cluster or len(self.addrs) > 1) and not self.master_name and not self.unix_socket
 
 
 _SCHEMES: Final = {
@@ -118,8 +120,8 @@ _OPTIONS: Final[dict[str, Any]] = {
 }
 
 
-def parse_url(url: str, *, tls_verify: bool = True) -> tuple[RedisConfig, bool]:
-    """The configuration that a URL describes, and whether it names a cluster.
+def parse_url(url: str, *, tls_verify: bool = True) -> RedisConfig:
+    """The configuration that a URL describes.
 
     Args:
         url: See `RedisStateStore.from_url`.
@@ -161,9 +163,7 @@ def parse_url(url: str, *, tls_verify: bool = True) -> tuple[RedisConfig, bool]:
     if values.get("tls_verify") is False and tls_verify:
         raise ValueError("the URL turns certificate checks off; that takes tls_verify=False in the code as well")
     values.setdefault("tls_verify", True if kind == "unix" else tls_verify)
-    if kind == "cluster" and values.get("db"):
-        raise ValueError("a cluster has only database 0")
-    return RedisConfig(**values), kind == "cluster"
+    return RedisConfig(cluster=kind == "cluster", **values)
 
 
 def _options(query: str) -> dict[str, Any]:
@@ -190,7 +190,7 @@ def _split_address(address: str, default_port: int) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-def connect(config: RedisConfig, *, cluster: bool = False) -> Router:
+def connect(config: RedisConfig) -> Router:
     """The clients for a configuration. Nothing is connected yet.
 
     They retry nothing by themselves: the wire knows what may be repeated. They speak RESP2, in which a server sends
@@ -206,7 +206,7 @@ def connect(config: RedisConfig, *, cluster: bool = False) -> Router:
     }
     tls = _tls(config) if config.tls else {}
     silent = MaintNotificationsConfig(enabled=False)
-    if cluster or config.is_cluster:
+    if config.is_cluster:
         nodes = [ClusterNode(*_split_address(address, 6379)) for address in config.addrs]
         client = RedisCluster(
             startup_nodes=nodes,
@@ -226,7 +226,7 @@ def connect(config: RedisConfig, *, cluster: bool = False) -> Router:
         "maint_notifications_config": silent,
     }
     if config.master_name:
-        sentinel = Sentinel(
+        sentinel: Any = Sentinel(
             [_split_address(address, 26379) for address in config.sentinel_addrs],
             sentinel_kwargs={
                 "username": config.sentinel_username,
@@ -243,7 +243,9 @@ def connect(config: RedisConfig, *, cluster: bool = False) -> Router:
     if config.unix_socket:
         return PlainRouter(Redis(unix_socket_path=config.unix_socket, **pool), owned=True)
     host, port = _split_address(config.addrs[0], 6379)
-    return PlainRouter(Redis(host=host, port=port, **pool), owned=True)
+    return PlainRouter(
+        Redis(host=host, port=port, **pool), owned=True, cluster=lambda: connect(replace(config, cluster=True))
+    )
 
 
 class SentinelRouter(PlainRouter):
@@ -268,5 +270,3 @@ def _tls(config: RedisConfig) -> dict[str, Any]:
         "ssl_cert_reqs": "required" if config.tls_verify else "none",
         "ssl_check_hostname": config.tls_verify,
     }
-
-

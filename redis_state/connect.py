@@ -7,8 +7,10 @@ that it has opened is then spoken on by a `Lane`, until it is handed back closed
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -67,6 +69,14 @@ class Router(Protocol):
         """The names of all servers that hold slots."""
         ...
 
+    def as_cluster(self) -> Router:
+        """The router for the cluster that the server turned out to be part of.
+
+        Raises:
+            ServerRefusedError: The client is the caller's, and for one server only.
+        """
+        ...
+
     async def learn(self) -> None:
         """Learn the routes, again if they are known."""
         ...
@@ -83,10 +93,8 @@ def take_over(connection: Connection) -> asyncio.Transport:
 
 async def _close(connection: Connection) -> None:
     """Close a connection whose socket may be gone already."""
-    try:
+    with contextlib.suppress(OSError, redis_errors.RedisError):
         await connection.disconnect(nowait=True)
-    except (OSError, redis_errors.RedisError):
-        pass  # it is closed, one way or the other
 
 
 class PoolDialer:
@@ -115,9 +123,10 @@ class PlainRouter:
 
     is_cluster = False
 
-    def __init__(self, client: Any, *, owned: bool) -> None:
+    def __init__(self, client: Any, *, owned: bool, cluster: Callable[[], Router] | None = None) -> None:
         self._client = client
         self._owned = owned
+        self._cluster = cluster
         self._dialer = PoolDialer(client)
         self.name = self._dialer.name
 
@@ -132,6 +141,11 @@ class PlainRouter:
 
     def names(self) -> list[str]:
         return [self.name]
+
+    def as_cluster(self) -> Router:
+        if self._cluster is None:
+            raise ServerRefusedError("MOVED", "it is part of a cluster; give a redis.asyncio.RedisCluster")
+        return self._cluster()
 
     async def learn(self) -> None:
         """Nothing to learn: the pool asks Sentinel for every connection."""
@@ -203,6 +217,9 @@ class ClusterRouter:
     def names(self) -> list[str]:
         return [self._dialer(node).name for node in self._map.get_nodes_by_server_type("primary")]
 
+    def as_cluster(self) -> Router:
+        return self
+
     async def learn(self) -> None:
         if not self._learned:
             await self._client.initialize()
@@ -236,7 +253,7 @@ class Failure:
         return ServerRefusedError(self.code, self.reason) if self.code else StoreUnavailableError(self.reason)
 
 
-def describe(error: BaseException | None, name: str) -> Failure:
+def describe(error: BaseException | None, name: str) -> Failure:  # noqa: PLR0911  # a table of cases
     """What redis-py's failure to connect means. None stands for a pool without a free connection."""
     if error is None:
         return Failure(f"the client's pool has no free connection to {name}; raise its max_connections")

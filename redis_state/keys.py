@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from typing import Final, cast
+from typing import Final
 from urllib.parse import unquote
 
 from redis.crc import key_slot
@@ -75,7 +75,7 @@ class Partition:
         self.agent_id = agent_id
         self.index = f"{prefix}sessions:{{{tag}}}".encode()
         self._state_prefix = f"{prefix}{{{tag}}}:"
-        self.slot = cast("int", key_slot(self.index))
+        self.slot = key_slot(self.index)
 
     def state(self, session_id: str) -> bytes:
         """The key of a session's state."""

@@ -1,8 +1,8 @@
 """The index of an agent's sessions: read in pages, checked against the states, repaired on the way.
 
-An entry may outlive its state: the state expires, is evicted, or somebody deletes it by hand. So whatever is read from an
-index is looked for with EXISTS before it is shown. A whole index may be lost as well, where the server evicts keys without
-an expiry; it is then built again from the states.
+An entry may outlive its state: the state expires, is evicted, or somebody deletes it by hand. So whatever is read from
+an index is looked for with EXISTS before it is shown. A whole index may be lost as well, where the server evicts keys
+without an expiry; it is then built again from the states.
 """
 
 from __future__ import annotations

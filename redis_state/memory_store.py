@@ -285,7 +285,9 @@ class MemoryStateStore(Generic[S]):
 
     def _newest(self, agent_id: str) -> list[tuple[int, str]]:
         sessions = self._sessions(agent_id)
-        return sorted(((s.score, key) for key, s in sessions.items()), key=lambda e: (e[0], e[1].encode()), reverse=True)
+        return sorted(
+            ((s.score, key) for key, s in sessions.items()), key=lambda e: (e[0], e[1].encode()), reverse=True
+        )
 
     def _decode(self, agent_id: str, session_id: str, value: bytes) -> S:
         try:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Unpack
 
 from redis_state.memory_store import MemoryStateStore
 from redis_state.redis_store import RedisStateStore, StoreOptions
-from redis_state.state import AgentState, S
+from redis_state.state import AgentState, T
 
 if TYPE_CHECKING:
     from redis_state.protocol import SessionStore
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 def open_store(
     url: str,
     *,
-    state_type: type[S] = AgentState,  # pyright: ignore[reportArgumentType]
+    state_type: type[T] = AgentState,  # pyright: ignore[reportArgumentType]
     tls_verify: bool = True,
     **options: Unpack[StoreOptions],
-) -> SessionStore[S]:
+) -> SessionStore[T]:
     """The store that a URL names: ``memory://``, or one of those that `RedisStateStore.from_url` takes.
 
     Args:

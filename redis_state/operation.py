@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import hiredis
 
@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from redis_state.replies import ReplyError
     from redis_state.scripts import Script
 
-pack = hiredis.pack_command
+Argument = str | bytes | float
+# hiredis annotates it as taking a tuple of one.
+pack = cast("Callable[[tuple[Argument, ...]], bytes]", hiredis.pack_command)  # pyright: ignore[reportUnknownMemberType]
 
 MULTI: Final = pack(("MULTI",))
 EXEC: Final = pack(("EXEC",))
@@ -43,8 +45,8 @@ class Operation:
     """
 
     __slots__ = (
-        "arguments", "asking", "attempts", "deadline", "error", "fallback", "future", "left", "node", "payload", "replay",
-        "replies", "script", "sent", "slot", "why",
+        "arguments", "asking", "attempts", "deadline", "error", "fallback", "future", "left", "node", "payload",
+        "replay", "replies", "script", "sent", "slot", "why",
     )  # fmt: skip
 
     def __init__(
@@ -88,14 +90,14 @@ class Operation:
         self.script, self.arguments = other.script, other.arguments
 
 
-def command(slot: int | None, *args: str | bytes | int | float, node: str | None = None) -> Operation:
+def command(slot: int | None, *args: Argument, node: str | None = None) -> Operation:
     """One command that may be repeated."""
     return Operation(pack(args), slot, node=node)
 
 
 def block(
     slot: int,
-    commands: Sequence[tuple[str | bytes | int | float, ...]],
+    commands: Sequence[tuple[Argument, ...]],
     replay: Replay,
     fallback: Callable[[], Operation],
 ) -> Operation:
@@ -108,7 +110,7 @@ def call(
     script: Script,
     slot: int,
     keys: Sequence[bytes],
-    args: Sequence[str | bytes | int | float],
+    args: Sequence[Argument],
     *,
     replay: Replay = Replay.ALWAYS,
     fallback: Callable[[], Operation] | None = None,

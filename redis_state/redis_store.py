@@ -3,64 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from datetime import datetime, timedelta
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Generic, Self, TypedDict, Unpack
+from types import TracebackType
+from typing import Any, Final, Generic, Self, Unpack
 
 from redis.asyncio import Redis, RedisCluster
 
 from redis_state.clock import Clock, microseconds, milliseconds, moment
-from redis_state.codec import Codec, Format, WriteIds
+from redis_state.codec import Codec, WriteIds
 from redis_state.config import RedisConfig, connect, parse_url
 from redis_state.connect import ClusterRouter, PlainRouter, Router
-from redis_state.errors import (
-    OutcomeUnknownError,
-    ServerRefusedError,
-    StateDecodeError,
-    StateNotFoundError,
-    VersionConflictError,
-)
+from redis_state.errors import ServerRefusedError, StateDecodeError, StateNotFoundError
 from redis_state.keys import Keys, Partition
 from redis_state.layout import check_layout
 from redis_state.listing import Entry, Listing
 from redis_state.metrics import Metrics
-from redis_state.operation import EXEC, MULTI, Operation, Replay, call, command, pack
+from redis_state.operation import Operation, command
 from redis_state.optimistic import update
-from redis_state.replies import ReplyError, refusal
-from redis_state.scripts import APPEND, SAVE
-from redis_state.state import AgentState, Revision, S, SessionInfo, StateType
+from redis_state.options import StoreOptions
+from redis_state.state import AgentState, Revision, S, SessionInfo, StateType, T
 from redis_state.sweeper import Sweeper
 from redis_state.wire import Limits, Wire
+from redis_state.writes import Append, Save
 
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-    from datetime import datetime, timedelta
-    from types import TracebackType
-
-    from opentelemetry.metrics import MeterProvider
-
-
-class StoreOptions(TypedDict, total=False):
-    """What every way to open a `RedisStateStore` takes, by keyword.
-
-    Attributes:
-        ttl: After how long a saved state expires; None (the default) is never.
-        refresh_ttl: Whether a load lets the state expire `ttl` later, in the same command. False.
-        format: What is written, ``"json"`` (the default) or ``"msgpack"``. Both are read.
-        partitions: Over how many slots the sessions of one agent are spread. 1. Cannot be changed for existing data.
-        replicas: How many replicas must have a write before it returns. 0.
-        meter_provider: Where metrics are recorded; the global provider.
-        logger: Where debug lines go; ``logging.getLogger("redis_state")``.
-    """
-
-    ttl: timedelta | None
-    refresh_ttl: bool
-    format: Format
-    partitions: int
-    replicas: int
-    meter_provider: MeterProvider | None
-    logger: logging.Logger | None
+_MGET: Final = 100  # states that one command loads, so that it holds the server for no more than a millisecond
 
 
 class RedisStateStore(Generic[S]):
@@ -83,7 +52,7 @@ class RedisStateStore(Generic[S]):
 
     def __init__(
         self,
-        client: Redis | RedisCluster,
+        client: Redis | RedisCluster | Router,
         *,
         state_type: type[S] = AgentState,  # pyright: ignore[reportArgumentType]
         key_prefix: str = "forge:state:",
@@ -93,24 +62,30 @@ class RedisStateStore(Generic[S]):
         pool_size: int = 10,
         **options: Unpack[StoreOptions],
     ) -> None:
-        config = RedisConfig(
-            key_prefix=key_prefix,
-            dial_timeout=dial_timeout,
-            read_timeout=read_timeout,
-            write_timeout=write_timeout,
-            pool_size=pool_size,
-        )
-        self._set_up(_router_of(client), config, state_type, options)
-        self._may_become_cluster = False
+        self._types = StateType(state_type)
+        self._codec = Codec(self._types, options.get("format", "json"))
+        self._keys = Keys(key_prefix, options.get("partitions", 1))
+        self._ttl = milliseconds(options.get("ttl"))
+        self._refresh_ttl = options.get("refresh_ttl", False)
+        self._metrics = Metrics(options.get("meter_provider"))
+        self._log = options.get("logger") or logging.getLogger("redis_state")
+        limits = Limits(dial_timeout, read_timeout, write_timeout, pool_size, options.get("replicas", 0))
+        self._wire = Wire(_router_of(client), limits, self._log)
+        self._listing = Listing(self._submit, self._keys, self._score_of)
+        self._sweeper = Sweeper(self._listing.sweep)
+        self._clock = Clock()
+        self._new_id = WriteIds()
+        self._opening = asyncio.Lock()
+        self._opened = False
 
     @classmethod
     def from_config(
         cls,
         config: RedisConfig,
         *,
-        state_type: type[S] = AgentState,  # pyright: ignore[reportArgumentType]
+        state_type: type[T] = AgentState,  # pyright: ignore[reportArgumentType]
         **options: Unpack[StoreOptions],
-    ) -> RedisStateStore[S]:
+    ) -> RedisStateStore[T]:
         """A store with connections of its own, made when they are needed.
 
         Args:
@@ -118,17 +93,26 @@ class RedisStateStore(Generic[S]):
             state_type: As for the class.
             options: See `StoreOptions`.
         """
-        return cls._opened(config, state_type, options, cluster=config.is_cluster)
+        return RedisStateStore(
+            connect(config),
+            state_type=state_type,
+            key_prefix=config.key_prefix,
+            dial_timeout=config.dial_timeout,
+            read_timeout=config.read_timeout,
+            write_timeout=config.write_timeout,
+            pool_size=config.pool_size,
+            **options,
+        )
 
     @classmethod
     def from_url(
         cls,
         url: str,
         *,
-        state_type: type[S] = AgentState,  # pyright: ignore[reportArgumentType]
+        state_type: type[T] = AgentState,  # pyright: ignore[reportArgumentType]
         tls_verify: bool = True,
         **options: Unpack[StoreOptions],
-    ) -> RedisStateStore[S]:
+    ) -> RedisStateStore[T]:
         """A store with connections of its own, made when they are needed.
 
         Args:
@@ -143,41 +127,7 @@ class RedisStateStore(Generic[S]):
         Raises:
             ValueError: The URL cannot be read.
         """
-        config, cluster = parse_url(url, tls_verify=tls_verify)
-        return cls._opened(config, state_type, options, cluster=cluster)
-
-    @classmethod
-    def _opened(
-        cls, config: RedisConfig, state_type: type[S], options: StoreOptions, *, cluster: bool
-    ) -> RedisStateStore[S]:
-        store = cls.__new__(cls)
-        store._set_up(connect(config, cluster=cluster), config, state_type, options)
-        store._may_become_cluster = not cluster and not config.master_name
-        return store
-
-    def _set_up(self, router: Router, config: RedisConfig, state_type: type[S], options: StoreOptions) -> None:
-        self._config = config
-        self._types = StateType(state_type)
-        self._codec = Codec(self._types, options.get("format", "json"))
-        self._keys = Keys(config.key_prefix, options.get("partitions", 1))
-        self._ttl = milliseconds(options.get("ttl"))
-        self._refresh_ttl = options.get("refresh_ttl", False)
-        self._metrics = Metrics(options.get("meter_provider"))
-        self._log = options.get("logger") or logging.getLogger("redis_state")
-        self._limits = Limits(
-            config.dial_timeout,
-            config.read_timeout,
-            config.write_timeout,
-            config.pool_size,
-            options.get("replicas", 0),
-        )
-        self._wire = Wire(router, self._limits, self._log)
-        self._listing = Listing(self._submit, self._keys, self._score_of)
-        self._sweeper = Sweeper(self._listing.sweep)
-        self._clock = Clock()
-        self._new_id = WriteIds()
-        self._opening = asyncio.Lock()
-        self._opened_up = False
+        return cls.from_config(parse_url(url, tls_verify=tls_verify), state_type=state_type, **options)
 
     def __repr__(self) -> str:
         return f"<RedisStateStore of {self._types.cls.__name__} at {self._wire.router.name}: {self._wire!r}>"
@@ -196,12 +146,13 @@ class RedisStateStore(Generic[S]):
             version = (before if if_version is None else if_version) + 1
             types.stamp(state, version, moment(now))
             try:
-                write = self._write(state, Revision(version, self._new_id()), now, ttl)
+                write = self._save(state, Revision(version, self._new_id()), lineage, now, ttl)
                 if if_version is None:
-                    revision = await self._replace(write, lineage, fresh=before == 0 and types.has_version)
+                    revision = write.revision
+                    await write.always(self._execute, fresh=before == 0 and types.has_version)
                 else:
                     parent = lineage if lineage is not None and lineage.version == if_version else None
-                    revision = await self._replace_if(write, if_version, parent)
+                    revision = await write.if_version(self._execute, if_version, parent)
             except BaseException:
                 types.unstamp(state, version, before, updated_at)
                 raise
@@ -211,6 +162,14 @@ class RedisStateStore(Generic[S]):
         types.remember(state, revision)
         self._sweeper.saved(write.partition, write.ttl)
         self._metrics.save.done(started)
+
+    def _save(self, state: Any, revision: Revision, lineage: Revision | None, now: int, ttl: timedelta | None) -> Save:
+        partition = self._keys.session(state.agent_id, state.session_id)
+        body = self._codec.encode(state)
+        if lineage is not None:
+            revision = revision.after(lineage)
+        document = self._codec.seal(body, str(revision))
+        return Save(partition, state.session_id, body, document, revision, now, milliseconds(ttl) or self._ttl)
 
     async def load(self, agent_id: str, session_id: str) -> S:
         """See `StateStore.load`."""
@@ -277,24 +236,11 @@ class RedisStateStore(Generic[S]):
         self._types.require("messages", "append()")
         partition = self._keys.session(agent_id, session_id)
         now = self._clock()
-        milliseconds_left = milliseconds(ttl) or self._ttl
         line = self._codec.encode_batch(list(messages), moment(now))
-        keys = (partition.state(session_id), partition.index)
-        args = (line, self._new_id(), now, session_id, "" if milliseconds_left is None else milliseconds_left)
-        op = call(
-            APPEND,
-            partition.slot,
-            keys,
-            (*args, 0),
-            replay=Replay.GUARDED,
-            fallback=lambda: call(APPEND, partition.slot, keys, (*args, 1)),
-        )
-        reply = await self._execute(op)
-        if reply[0] == b"missing":
-            raise StateNotFoundError(agent_id, session_id)
-        if reply[0] == b"foreign":
-            raise StateDecodeError(agent_id, session_id, "it has no version that could be counted up")
-        return int(reply[1])
+        left = milliseconds(ttl) or self._ttl
+        version = await Append(partition, session_id, line, self._new_id(), now, left).send(self._execute)
+        self._sweeper.saved(partition, left)
+        return version
 
     async def delete(self, agent_id: str, session_id: str) -> bool:
         """See `StateStore.delete`."""
@@ -407,15 +353,15 @@ class RedisStateStore(Generic[S]):
         return self._wire.submit(op)
 
     async def _execute(self, op: Operation) -> Any:
-        if not self._opened_up or self._wire.crowded:
+        if not self._opened or self._wire.crowded:
             await self._ready()
         return await self._wire.submit(op)
 
     async def _ready(self) -> None:
         """Have a server that fits, and room for an operation."""
-        if not self._opened_up:
+        if not self._opened:
             async with self._opening:
-                if not self._opened_up:
+                if not self._opened:
                     await self._open_up()
         if self._wire.crowded:
             await self._wire.wait_for_room()
@@ -423,13 +369,12 @@ class RedisStateStore(Generic[S]):
     async def _open_up(self) -> None:
         """Connect for the first time: see whether this is a cluster, and whether the data's layout is this store's."""
         if not self._wire.router.is_cluster and await self._is_cluster():
-            if not self._may_become_cluster:
-                raise ServerRefusedError("MOVED", "it is part of a cluster; give a redis.asyncio.RedisCluster")
-            self._log.debug("%s is part of a cluster", self._wire.router.name)
+            router = self._wire.router.as_cluster()
+            self._log.debug("%s is part of a cluster", router.name)
             await self._wire.aclose()
-            self._wire = Wire(connect(self._config, cluster=True), self._limits, self._log)
+            self._wire = Wire(router, self._wire.limits, self._log)
         await check_layout(self._wire, self._keys)
-        self._opened_up = True
+        self._opened = True
 
     async def _is_cluster(self) -> bool:
         try:
@@ -439,69 +384,6 @@ class RedisStateStore(Generic[S]):
                 raise
             return False  # a user without INFO; a cluster's redirects will still say what is wrong
         return b"cluster_enabled:1" in bytes(info)
-
-    def _write(self, state: Any, revision: Revision, now: int, ttl: timedelta | None) -> Write:
-        partition = self._keys.session(state.agent_id, state.session_id)
-        return Write(
-            partition,
-            partition.state(state.session_id),
-            state.session_id,
-            self._codec.encode(state),
-            revision,
-            now,
-            milliseconds(ttl) or self._ttl,
-        )
-
-    async def _replace(self, write: Write, lineage: Revision | None, *, fresh: bool) -> Revision:
-        """Save whatever is stored: one MULTI."""
-        revision = write.revision
-        if lineage is not None:
-            revision = revision.after(lineage)
-        set_ = ("SET", write.key, self._codec.seal(write.body, str(revision)))
-        if write.ttl is not None:
-            set_ += ("PX", write.ttl)
-        if fresh:  # nothing should be there: if something is, see what
-            set_ += ("GET",)
-        zadd = ("ZADD", write.partition.index, write.score, write.session_id)
-        op = Operation(
-            b"".join((MULTI, pack(set_), pack(zadd), EXEC)),
-            write.partition.slot,
-            replies=4,
-            replay=Replay.GUARDED,
-            fallback=lambda: write.script(replay=True),
-        )
-        reply = await self._execute(op)
-        if isinstance(reply[0], ReplyError) or isinstance(reply[1], ReplyError):
-            await self._take_back(write, reply, fresh=fresh)
-        return revision
-
-    async def _take_back(self, write: Write, reply: list[Any], *, fresh: bool) -> None:
-        """Undo the half of a save that a key of a foreign type let through, and raise."""
-        before, added = reply
-        if isinstance(before, ReplyError):
-            error = before
-            if added == 1:
-                await self._execute(command(write.partition.slot, "ZREM", write.partition.index, write.session_id))
-        else:
-            error = added
-            if fresh and before is None:
-                await self._execute(command(write.partition.slot, "DEL", write.key))
-            elif fresh:
-                await self._execute(command(write.partition.slot, "SET", write.key, before, "KEEPTTL"))
-        raise refusal(error)
-
-    async def _replace_if(self, write: Write, expected: int, parent: Revision | None) -> Revision:
-        """Save if the stored version is the expected one: one script."""
-        op = write.script(expected, parent)
-        op.fallback = lambda: write.script(expected, parent, replay=True)
-        reply = await self._execute(op)
-        if reply[0] == b"conflict":
-            raise VersionConflictError(expected, int(reply[1]))
-        if reply[0] == b"unknown":
-            raise OutcomeUnknownError("the write was sent, its reply was lost, and others have written since")
-        if reply[0] == b"foreign":
-            raise StateDecodeError(write.partition.agent_id, write.session_id, "it has no version to compare with")
-        return Revision.parse(reply[1]) if len(reply) > 1 else write.revision
 
     def _decode(self, agent_id: str, session_id: str, value: bytes) -> S:
         try:
@@ -522,46 +404,12 @@ class RedisStateStore(Generic[S]):
             return 0.0
 
 
-_MGET = 100  # states that one command loads, so that it holds the server for no more than a millisecond
-
-
-@dataclasses.dataclass(slots=True, frozen=True)
-class Write:
-    """One save, as it travels: where to, what, and when."""
-
-    partition: Partition
-    key: bytes
-    session_id: str
-    body: bytes
-    revision: Revision
-    score: int
-    ttl: int | None
-
-    def script(self, expected: int | None = None, parent: Revision | None = None, *, replay: bool = False) -> Operation:
-        """The save as a script: conditional, or the replay of one that may have landed."""
-        return call(
-            SAVE,
-            self.partition.slot,
-            (self.key, self.partition.index),
-            (
-                self.body,
-                self.revision.version,
-                self.revision.ids,
-                "" if expected is None else expected,
-                "" if parent is None else parent.newest,
-                self.score,
-                self.session_id,
-                "" if self.ttl is None else self.ttl,
-                int(replay),
-            ),
-            replay=Replay.GUARDED,
-        )
-
-
 def _router_of(client: Any) -> Router:
+    if isinstance(client, PlainRouter | ClusterRouter):
+        return client
     if isinstance(client, RedisCluster):
         settings: dict[str, Any] = client.get_connection_kwargs()
-        router: Router | None = ClusterRouter(client, owned=False)
+        router: Router = ClusterRouter(client, owned=False)
     elif isinstance(client, Redis):
         settings = client.connection_pool.connection_kwargs
         router = PlainRouter(client, owned=False)

@@ -63,7 +63,7 @@ _HINTS: Final = {
     "MISCONF": "it cannot persist to disk and takes no writes",
     "NOREPLICAS": "it has too few replicas",
     "READONLY": "it is a replica; connect to the primary",
-    "CROSSSLOT": "keys of different slots",
+    "MOVED": "it is part of a cluster; give several addrs, a redis+cluster:// URL or a redis.asyncio.RedisCluster",
 }
 
 

@@ -53,9 +53,9 @@ class AgentState(msgspec.Struct, kw_only=True, dict=True):
 
     agent_id: str
     session_id: str
-    messages: list[Message] = msgspec.field(default_factory=lambda: list[Message]())
-    context: dict[str, Any] = msgspec.field(default_factory=lambda: dict[str, Any]())
-    data: dict[str, Any] = msgspec.field(default_factory=lambda: dict[str, Any]())
+    messages: list[Message] = msgspec.field(default_factory=list[Message])
+    context: dict[str, Any] = msgspec.field(default_factory=dict[str, Any])
+    data: dict[str, Any] = msgspec.field(default_factory=dict[str, Any])
     version: int = 0
     created_at: datetime = msgspec.field(default_factory=utc_now)
     updated_at: datetime = msgspec.field(default_factory=utc_now)
@@ -75,8 +75,9 @@ class SessionInfo(msgspec.Struct, frozen=True):
 
 if typing.TYPE_CHECKING:
     S = TypeVar("S", default=AgentState)
+    T = TypeVar("T", default=AgentState)
 else:
-    S = typing.TypeVar("S")
+    S, T = typing.TypeVar("S"), typing.TypeVar("T")
 
 
 class Revision(NamedTuple):

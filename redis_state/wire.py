@@ -103,7 +103,7 @@ class Wire:
         self._nodes: dict[str, Node] = {}
         self._moved: dict[int, str] = {}
         self._unrouted: list[Operation] = []
-        self._learning = False
+        self._learning: asyncio.Task[None] | None = None
         self._pending = 0
         self._room: deque[asyncio.Future[None]] = deque()
         self._delayed: set[Operation] = set()
@@ -202,9 +202,8 @@ class Wire:
 
     def _learn(self) -> None:
         """Ask the router to learn the routes, once for all that want it."""
-        if not self._learning:
-            self._learning = True
-            self.spawn(self._learn_routes())
+        if self._learning is None:
+            self._learning = self.spawn(self._learn_routes())
 
     async def _learn_routes(self) -> None:
         failure: Failure | None = None
@@ -213,7 +212,7 @@ class Wire:
                 await self.router.learn()
         except Exception as error:  # noqa: BLE001  # as in Channel._dial
             failure = describe(error, self.router.name)
-        self._learning = False
+        self._learning = None
         waiting, self._unrouted = self._unrouted, []
         if failure is not None:
             self._give_back(waiting, failure)
@@ -231,8 +230,8 @@ class Wire:
         """The names of all servers that hold slots."""
         if self.router.route(None) is None:
             self._learn()
-            while self._learning:
-                await asyncio.sleep(0.001)
+            assert self._learning is not None
+            await asyncio.shield(self._learning)
         return self.router.names()
 
     # Retries
@@ -292,7 +291,7 @@ class Wire:
         slot, host, port = replies.redirection(error)
         dialer = self.router.at(host or channel.dialer.host, port)
         if dialer is None:  # a plain client, but the server is part of a cluster
-            op.future.set_exception(self.router.not_a_cluster())
+            op.future.set_exception(replies.refusal(error))
             return 0
         op.attempts += 1
         op.why = error.code

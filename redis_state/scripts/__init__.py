@@ -9,11 +9,9 @@ import hashlib
 from importlib.resources import files
 from typing import Final
 
-import hiredis
-
 
 class Script:
-    """A Lua script, and the heads of the two commands that run it.
+    """A Lua script, and the packed heads of the two commands that run it, which lack the count of arguments.
 
     Args:
         name: The name of its file, without ``.lua``.
@@ -23,16 +21,13 @@ class Script:
     __slots__ = ("by_hash", "by_text", "name")
 
     def __init__(self, name: str, *uses: str) -> None:
-        text = "\n".join(files(__package__).joinpath(f"{part}.lua").read_text() for part in (*uses, name)).encode()
-        digest = hashlib.sha1(text, usedforsecurity=False).hexdigest()
+        text = "\n".join(
+            files("redis_state.scripts").joinpath(f"{part}.lua").read_text() for part in (*uses, name)
+        ).encode()
+        digest = hashlib.sha1(text, usedforsecurity=False).hexdigest().encode()
         self.name = name
-        self.by_hash = _without_count(hiredis.pack_command(("EVALSHA", digest)))
-        self.by_text = _without_count(hiredis.pack_command(("EVAL", text)))
-
-
-def _without_count(command: bytes) -> bytes:
-    """A packed command without the count of its arguments, to be joined to others."""
-    return command[command.index(b"\n") + 1 :]
+        self.by_hash = b"$7\r\nEVALSHA\r\n$%d\r\n%b\r\n" % (len(digest), digest)
+        self.by_text = b"$4\r\nEVAL\r\n$%d\r\n%b\r\n" % (len(text), text)
 
 
 SAVE: Final = Script("save", "revision")

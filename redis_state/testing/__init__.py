@@ -20,7 +20,7 @@ from redis_state.testing.sentinel import Sentinel, SentinelServers
 from redis_state.testing.server import RedisServer
 from redis_state.testing.tls import KeyPair, TlsFiles, make_certificates
 
-__all__ = [  # noqa: RUF022 - grouped by subject
+__all__ = [
     # Servers.
     "ClusterServers",
     "RedisServer",

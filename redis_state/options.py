@@ -1,0 +1,33 @@
+"""What a store may be told, beside where its Redis is."""
+
+from __future__ import annotations
+
+import logging
+from datetime import timedelta
+from typing import TypedDict
+
+from opentelemetry.metrics import MeterProvider
+
+from redis_state.codec import Format
+
+
+class StoreOptions(TypedDict, total=False):
+    """What every way to open a `RedisStateStore` takes, by keyword.
+
+    Attributes:
+        ttl: After how long a saved state expires; None (the default) is never.
+        refresh_ttl: Whether a load lets the state expire `ttl` later, in the same command. False.
+        format: What is written, ``"json"`` (the default) or ``"msgpack"``. Both are read.
+        partitions: Over how many slots the sessions of one agent are spread. 1. Cannot be changed for existing data.
+        replicas: How many replicas must have a write before it returns. 0.
+        meter_provider: Where metrics are recorded; the global provider.
+        logger: Where debug lines go; ``logging.getLogger("redis_state")``.
+    """
+
+    ttl: timedelta | None
+    refresh_ttl: bool
+    format: Format
+    partitions: int
+    replicas: int
+    meter_provider: MeterProvider | None
+    logger: logging.Logger | None

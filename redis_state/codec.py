@@ -5,53 +5,27 @@ A value is one document, JSON or MessagePack, and after it a line of JSON for ev
     {"agent_id":"agent-1",...,"_rev":"3-Zk3x0A,91bQ_e"}
     {"messages":[...],"_rev":"4-p0LmXw@1468"}
 
-``_rev``, always last, is what the scripts read: the version, then the ids of the latest writes, newest first, and in an
-appended line the length of the document in bytes. A write's id makes a replay recognisable and two writes with the
-same version distinguishable. It is read from the end of the value, so neither side ever parses a document for it.
+See `redis_state.revision` for ``_rev``, which is always last.
 """
 
 from __future__ import annotations
 
-import random
 import re
 from datetime import datetime
 from typing import Any, Final, Generic, Literal, cast
 
 import msgspec
 
+from redis_state import revision as revisions
 from redis_state.errors import StateEncodeError
-from redis_state.state import Revision, S, StateType
+from redis_state.state import S, StateType
 
 Format = Literal["json", "msgpack"]
 
-_TAIL: Final = 160  # bytes that hold any revision: 20 digits, 12 ids of 6 letters, separators, a document's length
-_REVISION: Final = re.compile(rb'_rev(?:"\s*:\s*"|\xd9.)(\d+)-([\w,-]*)(?:@(\d+))?(?:"\s*\}\s*)?\Z', re.DOTALL)
-_ALPHABET: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
-_PAIRS: Final = [a + b for a in _ALPHABET for b in _ALPHABET]
 _UNENCODABLE: Final = (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError)
 _MAX_PATH: Final = 32
 _FULL_FIXMAP: Final = 0x8F
 _MAP_16: Final = 0xDE
-
-
-class WriteIds:
-    """A source of ids for writes: 36 bits each, unique for one source, random between sources."""
-
-    def __init__(self) -> None:
-        self._next = random.getrandbits(36)
-
-    def __call__(self) -> str:
-        self._next = n = (self._next + 0x9E3779B97) & 0xFFFFFFFFF  # an odd stride visits every number once
-        return _PAIRS[n >> 24] + _PAIRS[n >> 12 & 4095] + _PAIRS[n & 4095]
-
-
-def revision_of(value: bytes) -> tuple[Revision | None, int]:
-    """The revision at the end of a value, None where there is none, and the length of the value's document."""
-    match = _REVISION.search(value, max(0, len(value) - _TAIL))
-    if match is None:
-        return None, len(value)
-    version, ids, base = match.groups()
-    return Revision(int(version), ids.decode()), int(base) if base else len(value)
 
 
 class Codec(Generic[S]):
@@ -122,16 +96,16 @@ class Codec(Generic[S]):
             refusal = _difference(messages, loaded, "$.messages")
         raise refusal  # outside of the handler, whose error would be its context and may quote the payload
 
-    def decode(self, value: bytes) -> tuple[S, Revision | None]:
-        """The state under a key, appended messages in their place, and the revision it stems from.
+    def decode(self, value: bytes) -> tuple[S, str]:
+        """The state under a key, appended messages in their place, and its revision, empty where there is none.
 
         Raises:
             ValueError: These bytes are no state of the type. The text says why and holds nothing of them.
         """
-        revision, end = revision_of(value)
+        revision, end = revisions.read(value)
         document = value if end == len(value) else value[:end]
         try:
-            if self._strict and revision is not None:
+            if self._strict and revision:
                 state = self._decode_without_revision(document)
             elif document[:1] in (b"{", b" ", b"\n"):
                 state = self._from_json.decode(document)

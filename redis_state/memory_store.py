@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from dataclasses import dataclass
 from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Any, Generic, Self
 
+from redis_state import revision as revisions
 from redis_state.clock import Clock, microseconds, milliseconds, moment
-from redis_state.codec import Codec, Format, WriteIds
+from redis_state.codec import Codec, Format
 from redis_state.errors import StateDecodeError, StateNotFoundError, StoreClosedError, VersionConflictError
 from redis_state.keys import check_id
 from redis_state.metrics import Metrics
 from redis_state.optimistic import update
-from redis_state.state import AgentState, Revision, S, SessionInfo, StateType
+from redis_state.revision import WriteIds
+from redis_state.state import AgentState, S, SessionInfo, StateType
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 @dataclass(slots=True)
 class _Session:
     value: bytes
-    revision: Revision
+    revision: str
     score: int
     expires_at: float  # by `monotonic`; infinity is never
 
@@ -86,26 +87,25 @@ class MemoryStateStore(Generic[S]):
         types = self._types
         agent_id, session_id = state.agent_id, state.session_id
         sessions = self._sessions(agent_id, session_id)
-        lineage = types.lineage(state)
-        before, updated_at = types.version(state, lineage), types.updated_at(state)
+        before, updated_at, parent = types.read(state)
         now = self._clock()
         version = (before if if_version is None else if_version) + 1
-        revision = Revision(version, self._new_id())
+        revision = revisions.make(version, self._new_id(), parent)
         left = milliseconds(ttl) or self._ttl
         types.stamp(state, version, moment(now))
         try:
             body = self._codec.encode(state)
             if if_version is not None:
                 stored = sessions.get(session_id)
-                parent = lineage if lineage is not None and lineage.version == if_version else None
-                found = 0 if stored is None else stored.revision.version
-                same = stored is None or parent is None or stored.revision.newest == parent.newest
+                found = 0 if stored is None else revisions.version(stored.revision)
+                stems = parent if before == if_version else ""
+                same = stored is None or not stems or revisions.newest(stored.revision) == revisions.newest(stems)
                 if found != if_version or not same:
                     raise VersionConflictError(if_version, found)
         except BaseException:
             types.unstamp(state, version, before, updated_at)
             raise
-        value = self._codec.seal(body, str(revision))
+        value = self._codec.seal(body, revision)
         sessions[session_id] = _Session(value, revision, now, _expiry(left))
         types.remember(state, revision)
 
@@ -167,14 +167,14 @@ class MemoryStateStore(Generic[S]):
         session = sessions.get(session_id)
         if session is None:
             raise StateNotFoundError(agent_id, session_id)
-        base = re.search(rb'@(\d+)"}\Z', session.value)
-        length = int(base[1]) if base else len(session.value)
-        session.revision = Revision(session.revision.version + 1, self._new_id())
-        session.value += b'\n%b%b@%d"}' % (line, str(session.revision).encode(), length)
+        _, length = revisions.read(session.value)
+        version = revisions.version(session.revision) + 1
+        session.revision = revisions.make(version, self._new_id(), "")
+        session.value += b'\n%b%b@%d"}' % (line, session.revision.encode(), length)
         session.score = now
         if left is not None:
             session.expires_at = _expiry(left)
-        return session.revision.version
+        return version
 
     async def delete(self, agent_id: str, session_id: str) -> bool:
         """See `StateStore.delete`."""
@@ -295,7 +295,6 @@ class MemoryStateStore(Generic[S]):
         except ValueError as error:
             reason = str(error)
         else:
-            assert revision is not None
             self._types.adopt(state, revision)
             return state
         raise StateDecodeError(agent_id, session_id, reason)

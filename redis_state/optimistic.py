@@ -32,7 +32,7 @@ async def update(
         raise ValueError("attempts must be 1 or more")
     for attempt in range(1, attempts + 1):
         state = await store.load(agent_id, session_id)
-        version = types.version(state, None)
+        version, _, _ = types.read(state)
         result = fn(state)
         if inspect.isawaitable(result):
             await result

@@ -12,8 +12,9 @@ from typing import Any, Final, Generic, Self, Unpack
 
 from redis.asyncio import Redis, RedisCluster
 
+from redis_state import revision as revisions
 from redis_state.clock import Clock, microseconds, milliseconds, moment
-from redis_state.codec import Codec, WriteIds
+from redis_state.codec import Codec
 from redis_state.config import RedisConfig, connect, parse_url
 from redis_state.connect import ClusterRouter, PlainRouter, Router
 from redis_state.errors import ServerRefusedError, StateDecodeError, StateNotFoundError
@@ -24,7 +25,8 @@ from redis_state.metrics import Metrics
 from redis_state.operation import Operation, command
 from redis_state.optimistic import update
 from redis_state.options import StoreOptions
-from redis_state.state import AgentState, Revision, S, SessionInfo, StateType, T
+from redis_state.revision import WriteIds
+from redis_state.state import AgentState, S, SessionInfo, StateType, T
 from redis_state.sweeper import Sweeper
 from redis_state.wire import Limits, Wire
 from redis_state.writes import Append, Save
@@ -140,19 +142,18 @@ class RedisStateStore(Generic[S]):
         if if_version is not None:
             types.require("version", "save(if_version=)")
         try:
-            lineage = types.lineage(state)
-            before, updated_at = types.version(state, lineage), types.updated_at(state)
+            before, updated_at, parent = types.read(state)
             now = self._clock()
             version = (before if if_version is None else if_version) + 1
             types.stamp(state, version, moment(now))
             try:
-                write = self._save(state, Revision(version, self._new_id()), lineage, now, ttl)
+                write = self._save(state, version, parent, now, ttl)
+                revision = write.revision
                 if if_version is None:
-                    revision = write.revision
                     await write.always(self._execute, fresh=before == 0 and types.has_version)
                 else:
-                    parent = lineage if lineage is not None and lineage.version == if_version else None
-                    revision = await write.if_version(self._execute, if_version, parent)
+                    stems = parent if before == if_version else ""
+                    revision = await write.if_version(self._execute, if_version, stems)
             except BaseException:
                 types.unstamp(state, version, before, updated_at)
                 raise
@@ -163,12 +164,11 @@ class RedisStateStore(Generic[S]):
         self._sweeper.saved(write.partition, write.ttl)
         self._metrics.save.done(started)
 
-    def _save(self, state: Any, revision: Revision, lineage: Revision | None, now: int, ttl: timedelta | None) -> Save:
+    def _save(self, state: Any, version: int, parent: str, now: int, ttl: timedelta | None) -> Save:
         partition = self._keys.session(state.agent_id, state.session_id)
         body = self._codec.encode(state)
-        if lineage is not None:
-            revision = revision.after(lineage)
-        document = self._codec.seal(body, str(revision))
+        revision = revisions.make(version, self._new_id(), parent)
+        document = self._codec.seal(body, revision)
         return Save(partition, state.session_id, body, document, revision, now, milliseconds(ttl) or self._ttl)
 
     async def load(self, agent_id: str, session_id: str) -> S:
@@ -391,7 +391,7 @@ class RedisStateStore(Generic[S]):
         except ValueError as error:
             reason = str(error)
         else:
-            if revision is not None:
+            if revision:
                 self._types.adopt(state, revision)
             return state
         raise StateDecodeError(agent_id, session_id, reason)
@@ -399,7 +399,7 @@ class RedisStateStore(Generic[S]):
     def _score_of(self, value: bytes) -> float:
         try:
             state, _ = self._codec.decode(value)
-            return float(microseconds(self._types.updated_at(state)))
+            return float(microseconds(self._types.read(state)[1]))
         except (ValueError, TypeError, AttributeError):
             return 0.0
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 import dataclasses
 import typing
 from datetime import UTC, datetime
-from typing import Any, Final, Generic, NamedTuple
+from typing import Any, Final, Generic
 
 import msgspec
 
+from redis_state import revision as revisions
+
 if typing.TYPE_CHECKING:
     from typing_extensions import TypeVar
-
-
-HISTORY: Final = 12  # write ids that a revision remembers; scripts/revision.lua says the same
 
 
 def utc_now() -> datetime:
@@ -80,39 +79,8 @@ else:
     S, T = typing.TypeVar("S"), typing.TypeVar("T")
 
 
-class Revision(NamedTuple):
-    """Which write a value stems from.
-
-    Attributes:
-        version: How often the session had been written.
-        ids: The ids of the latest writes, newest first, separated by commas.
-    """
-
-    version: int
-    ids: str
-
-    @classmethod
-    def parse(cls, text: bytes) -> Revision:
-        """What `str` makes of a revision."""
-        version, _, ids = text.decode().partition("-")
-        return cls(int(version), ids)
-
-    def __str__(self) -> str:
-        return f"{self.version}-{self.ids}"
-
-    @property
-    def newest(self) -> str:
-        """The id of the latest write."""
-        return self.ids.partition(",")[0]
-
-    def after(self, parent: Revision) -> Revision:
-        """This revision with the ids of the one before it."""
-        older = parent.ids.split(",", HISTORY - 1)[: HISTORY - 1]
-        return Revision(self.version, ",".join((self.ids, *older)))
-
-
 # Where an object keeps which write it stems from; no field, so neither stored nor compared.
-_LINEAGE = "_redis_state_revision"
+_REVISION: Final = "_redis_state_revision"
 
 
 class StateType(Generic[S]):
@@ -171,11 +139,20 @@ class StateType(Generic[S]):
         if not getattr(self, f"has_{field}"):
             raise TypeError(f"{operation} needs a state type with a field {field!r}; {self.cls.__name__} has none")
 
-    def version(self, state: Any, lineage: Revision | None) -> int:
-        """How often the object's session had been written when it was loaded or saved."""
+    def read(self, state: Any) -> tuple[int, Any, str]:
+        """The object's version, its time (None where it has none), and the revision that it stems from.
+
+        The revision is empty where it is not known, or where the version was changed by hand.
+        """
+        attributes: dict[str, Any] | None = getattr(state, "__dict__", None)
+        revision: str = "" if attributes is None else attributes.get(_REVISION, "")
         if self.has_version:
-            return state.version
-        return 0 if lineage is None else lineage.version
+            version: int = state.version
+            if revision and revisions.version(revision) != version:
+                revision = ""
+        else:
+            version = revisions.version(revision) if revision else 0
+        return version, (state.updated_at if self.has_updated_at else None), revision
 
     def stamp(self, state: Any, version: int, updated_at: Any) -> None:
         """Set the version and the time that the object has in the store."""
@@ -189,27 +166,15 @@ class StateType(Generic[S]):
         if not self.has_version or state.version == stamped:
             self.stamp(state, version, updated_at)
 
-    def updated_at(self, state: Any) -> Any:
-        """The object's time, None where the type has none."""
-        return state.updated_at if self.has_updated_at else None
-
-    def lineage(self, state: Any) -> Revision | None:
-        """The write that the object stems from; None where that is not known, or its version was changed by hand."""
-        attributes: dict[str, Any] | None = getattr(state, "__dict__", None)
-        revision: Revision | None = None if attributes is None else attributes.get(_LINEAGE)
-        if revision is not None and self.has_version and state.version != revision.version:
-            return None
-        return revision
-
     @staticmethod
-    def remember(state: Any, revision: Revision) -> None:
-        """Note the write that the object stems from, where it has room for a note."""
+    def remember(state: Any, revision: str) -> None:
+        """Note the revision that the object stems from, where it has room for a note."""
         attributes: dict[str, Any] | None = getattr(state, "__dict__", None)
         if attributes is not None:
-            attributes[_LINEAGE] = revision
+            attributes[_REVISION] = revision
 
-    def adopt(self, state: Any, revision: Revision) -> None:
+    def adopt(self, state: Any, revision: str) -> None:
         """Give a loaded object the version under which it is stored."""
         if self.has_version:
-            state.version = revision.version
+            state.version = revisions.version(revision)
         self.remember(state, revision)

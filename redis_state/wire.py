@@ -101,7 +101,7 @@ class Wire:
         self.log = log
         self.connected = False
         self._nodes: dict[str, Node] = {}
-        self._moved: dict[int, str] = {}
+        self._moved: dict[int | None, str] = {}
         self._unrouted: list[Operation] = []
         self._learning: asyncio.Task[None] | None = None
         self._pending = 0
@@ -186,8 +186,11 @@ class Wire:
     # Routes
 
     def _route(self, op: Operation) -> None:
-        name = op.node or (self._moved.get(op.slot) if op.slot is not None else None)
-        dialer = self.router.named(name) if name else self.router.route(op.slot)
+        if op.node is None and not self._moved:
+            dialer = self.router.route(op.slot)
+        else:
+            name = op.node or self._moved.get(op.slot)
+            dialer = self.router.named(name) if name else self.router.route(op.slot)
         if dialer is None:
             self._unrouted.append(op)
             self._learn()

@@ -6,17 +6,17 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
+from redis_state import revision as revisions
 from redis_state.errors import OutcomeUnknownError, StateDecodeError, StateNotFoundError, VersionConflictError
 from redis_state.keys import Partition
 from redis_state.operation import EXEC, MULTI, Argument, Operation, Replay, call, command, pack
 from redis_state.replies import ReplyError, refusal
 from redis_state.scripts import APPEND, SAVE
-from redis_state.state import Revision
 
 Execute = Callable[[Operation], Awaitable[Any]]
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class Save:
     """One save: where to, what, and when.
 
@@ -34,7 +34,7 @@ class Save:
     session_id: str
     body: bytes
     document: bytes
-    revision: Revision
+    revision: str
     score: int
     ttl: int | None
 
@@ -70,18 +70,18 @@ class Save:
                 await execute(command(partition.slot, *undo))
             raise refusal(added)
 
-    async def if_version(self, execute: Execute, expected: int, parent: Revision | None) -> Revision:
+    async def if_version(self, execute: Execute, expected: int, parent: str) -> str:
         """Save if the stored version is the expected one, in one script.
 
         Args:
             execute: Sends an operation and returns its result.
             expected: The version; 0: nothing is stored.
-            parent: The write that must be the stored one; None: any with that version.
+            parent: The revision that must be the stored one; empty: any with that version.
 
         Returns:
             The revision that is stored now.
         """
-        newest = "" if parent is None else parent.newest
+        newest = revisions.newest(parent) if parent else ""
         op = self._script(expected, newest, replay=0)
         op.fallback = lambda: self._script(expected, newest, replay=1)
         reply = await execute(op)
@@ -91,19 +91,20 @@ class Save:
             raise OutcomeUnknownError("the save was sent, its reply was lost, and others have written since")
         if reply[0] == b"foreign":
             raise StateDecodeError(self.partition.agent_id, self.session_id, "it has no version to compare with")
-        return Revision.parse(reply[1]) if len(reply) > 1 else self.revision
+        return reply[1].decode() if len(reply) > 1 else self.revision
 
     def _script(self, expected: int | str, parent: str, *, replay: int) -> Operation:
-        partition, revision = self.partition, self.revision
+        partition = self.partition
         keys = (partition.state(self.session_id), partition.index)
         ttl = "" if self.ttl is None else self.ttl
-        what = (self.body, revision.version, revision.newest, expected, parent)
+        version, newest = revisions.version(self.revision), revisions.newest(self.revision)
+        what = (self.body, version, newest, expected, parent)
         return call(
             SAVE, partition.slot, keys, (*what, self.score, self.session_id, ttl, replay), replay=Replay.GUARDED
         )
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class Append:
     """One append: where to, what, and when. Attributes as those of `Save`; `line` is the batch up to its revision."""
 

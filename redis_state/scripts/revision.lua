@@ -9,9 +9,9 @@ local function revision(key)
   if tail == '' then
     return 0, {}, nil
   end
-  local version, ids, base = tail:match('_rev"%s*:%s*"(%d+)%-([%w_,-]*)@?(%d*)"%s*}%s*$')
+  local version, ids, base = tail:match('"_rev"%s*:%s*"(%d+)%-([%w_,-]*)@?(%d*)"%s*}%s*$')
   if not version then
-    version, ids = tail:match('_rev\217.(%d+)%-([%w_,-]*)$')
+    version, ids = tail:match('\164_rev\217.(%d+)%-([%w_,-]*)$')
     base = ''
   end
   if not version then
@@ -35,7 +35,7 @@ local function history(key, base)
     table.insert(newest, 1, id)
   end
   local document = redis.call('GETRANGE', key, base - TAIL, base - 1)
-  local ids = document:match('_rev"%s*:%s*"%d+%-([%w_,-]*)"%s*}%s*$') or document:match('_rev\217.%d+%-([%w_,-]*)$')
+  local ids = document:match('"_rev"%s*:%s*"%d+%-([%w_,-]*)"%s*}%s*$') or document:match('\164_rev\217.%d+%-([%w_,-]*)$')
   for id in (ids or ''):gmatch('[^,]+') do
     newest[#newest + 1] = id
   end

@@ -78,8 +78,14 @@ class Partition:
         self.slot = key_slot(self.index)
 
     def state(self, session_id: str) -> bytes:
-        """The key of a session's state."""
-        return (self._state_prefix + escape(session_id)).encode()
+        """The key of a session's state.
+
+        Raises:
+            InvalidIdError: The id is not one.
+        """
+        if type(session_id) is not str or not _PLAIN(session_id):
+            session_id = escape(check_id(session_id, "session_id"))
+        return (self._state_prefix + session_id).encode()
 
 
 class Keys:
@@ -129,10 +135,9 @@ class Keys:
             InvalidIdError: One of the ids is not one.
         """
         parts = self.agent(agent_id)
-        check_id(session_id, "session_id")
-        if len(parts) == 1:
+        if self.partitions == 1:
             return parts[0]
-        return parts[zlib.crc32(session_id.encode()) % len(parts)]
+        return parts[zlib.crc32(check_id(session_id, "session_id").encode()) % self.partitions]
 
     def agent_of(self, key: bytes) -> str:
         """The agent whose index or state stands under a key, given as SCAN returns it."""

@@ -14,7 +14,6 @@ from redis_state.errors import StateDecodeError, StateNotFoundError, StoreClosed
 from redis_state.keys import check_id
 from redis_state.metrics import Metrics
 from redis_state.optimistic import update
-from redis_state.revision import WriteIds
 from redis_state.state import AgentState, S, SessionInfo, StateType
 
 if TYPE_CHECKING:
@@ -62,7 +61,7 @@ class MemoryStateStore(Generic[S]):
         self._metrics = Metrics(meter_provider)
         self._agents: dict[str, dict[str, _Session]] = {}
         self._clock = Clock()
-        self._new_id = WriteIds()
+        self._write_ids = revisions.write_ids()
         self._closed = False
 
     def __repr__(self) -> str:
@@ -71,10 +70,9 @@ class MemoryStateStore(Generic[S]):
     async def save(self, state: S, *, if_version: int | None = None, ttl: timedelta | None = None) -> None:
         """See `StateStore.save`."""
         started = perf_counter()
-        types: StateType[Any] = self._types
-        types.check(state)
+        self._types.read(state)
         if if_version is not None:
-            types.require("version", "save(if_version=)")
+            self._types.require("version", "save(if_version=)")
         try:
             self._save(state, if_version, ttl)
         except BaseException as error:
@@ -90,7 +88,7 @@ class MemoryStateStore(Generic[S]):
         before, updated_at, parent = types.read(state)
         now = self._clock()
         version = (before if if_version is None else if_version) + 1
-        revision = revisions.make(version, self._new_id(), parent)
+        revision = revisions.make(version, next(self._write_ids), parent)
         left = milliseconds(ttl) or self._ttl
         types.stamp(state, version, moment(now))
         try:
@@ -169,7 +167,7 @@ class MemoryStateStore(Generic[S]):
             raise StateNotFoundError(agent_id, session_id)
         _, length = revisions.read(session.value)
         version = revisions.version(session.revision) + 1
-        session.revision = revisions.make(version, self._new_id(), "")
+        session.revision = revisions.make(version, next(self._write_ids), "")
         session.value += b'\n%b%b@%d"}' % (line, session.revision.encode(), length)
         session.score = now
         if left is not None:

@@ -25,7 +25,6 @@ from redis_state.metrics import Metrics
 from redis_state.operation import Operation, command
 from redis_state.optimistic import update
 from redis_state.options import StoreOptions
-from redis_state.revision import WriteIds
 from redis_state.state import AgentState, S, SessionInfo, StateType, T
 from redis_state.sweeper import Sweeper
 from redis_state.wire import Limits, Wire
@@ -76,7 +75,7 @@ class RedisStateStore(Generic[S]):
         self._listing = Listing(self._submit, self._keys, self._score_of)
         self._sweeper = Sweeper(self._listing.sweep)
         self._clock = Clock()
-        self._new_id = WriteIds()
+        self._write_ids = revisions.write_ids()
         self._opening = asyncio.Lock()
         self._opened = False
 
@@ -138,11 +137,10 @@ class RedisStateStore(Generic[S]):
         """See `StateStore.save`."""
         started = perf_counter()
         types = self._types
-        types.check(state)
+        before, updated_at, parent = types.read(state)
         if if_version is not None:
             types.require("version", "save(if_version=)")
         try:
-            before, updated_at, parent = types.read(state)
             now = self._clock()
             version = (before if if_version is None else if_version) + 1
             types.stamp(state, version, moment(now))
@@ -165,11 +163,13 @@ class RedisStateStore(Generic[S]):
         self._metrics.save.done(started)
 
     def _save(self, state: Any, version: int, parent: str, now: int, ttl: timedelta | None) -> Save:
-        partition = self._keys.session(state.agent_id, state.session_id)
+        session_id = state.session_id
+        partition = self._keys.session(state.agent_id, session_id)
+        key = partition.state(session_id)
         body = self._codec.encode(state)
-        revision = revisions.make(version, self._new_id(), parent)
+        revision = revisions.make(version, next(self._write_ids), parent)
         document = self._codec.seal(body, revision)
-        return Save(partition, state.session_id, body, document, revision, now, milliseconds(ttl) or self._ttl)
+        return Save(partition, key, session_id, body, document, revision, now, milliseconds(ttl) or self._ttl)
 
     async def load(self, agent_id: str, session_id: str) -> S:
         """See `StateStore.load`."""
@@ -238,7 +238,9 @@ class RedisStateStore(Generic[S]):
         now = self._clock()
         line = self._codec.encode_batch(list(messages), moment(now))
         left = milliseconds(ttl) or self._ttl
-        version = await Append(partition, session_id, line, self._new_id(), now, left).send(self._execute)
+        version = await Append(
+            partition, partition.state(session_id), session_id, line, next(self._write_ids), now, left
+        ).send(self._execute)
         self._sweeper.saved(partition, left)
         return version
 
@@ -353,7 +355,7 @@ class RedisStateStore(Generic[S]):
         return self._wire.submit(op)
 
     async def _execute(self, op: Operation) -> Any:
-        if not self._opened or self._wire.crowded:
+        if not self._wire.clear:
             await self._ready()
         return await self._wire.submit(op)
 
@@ -363,7 +365,7 @@ class RedisStateStore(Generic[S]):
             async with self._opening:
                 if not self._opened:
                     await self._open_up()
-        if self._wire.crowded:
+        if not self._wire.clear:
             await self._wire.wait_for_room()
 
     async def _open_up(self) -> None:
@@ -374,7 +376,7 @@ class RedisStateStore(Generic[S]):
             await self._wire.aclose()
             self._wire = Wire(router, self._wire.limits, self._log)
         await check_layout(self._wire, self._keys)
-        self._opened = True
+        self._opened = self._wire.clear = True
 
     async def _is_cluster(self) -> bool:
         try:

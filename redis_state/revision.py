@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Iterator
 from typing import Final
 
 HISTORY: Final = 12  # ids that a revision remembers; scripts/revision.lua says the same
@@ -21,16 +22,12 @@ _WELL_FORMED: Final = re.compile(rb"\d+-[\w,-]*").fullmatch
 _END: Final = re.compile(rb'(?:"_rev"\s*:\s*"|\xa4_rev\xd9.)(\d+-[\w,-]*)(?:@(\d+))?(?:"\s*\}\s*)?\Z', re.DOTALL)
 
 
-class WriteIds:
-    """A source of ids for writes: 36 bits each, unique for one source, random between sources."""
-
-    def __init__(self) -> None:
-        self._next = random.getrandbits(36)
-
-    def __call__(self) -> str:
-        """The next id, six letters."""
-        self._next = n = (self._next + 0x9E3779B97) & 0xFFFFFFFFF  # an odd stride visits every number once
-        return _PAIRS[n >> 24] + _PAIRS[n >> 12 & 4095] + _PAIRS[n & 4095]
+def write_ids() -> Iterator[str]:
+    """Ids for the writes of one store: unique there, and for other stores as good as random, of 36 bits."""
+    while True:
+        prefix = random.choice(_PAIRS) + random.choice(_PAIRS)
+        for pair in _PAIRS:
+            yield prefix + pair
 
 
 def make(version: int, write_id: str, parent: str) -> str:

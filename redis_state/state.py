@@ -123,16 +123,12 @@ class StateType(Generic[S]):
         if "messages" in names and typing.get_origin(hints["messages"]) is not list:
             raise TypeError(f"{name}.messages must be annotated as a list")
         self.message_list: Any = hints.get("messages")
+        self._has_room = bool(state_type.__dictoffset__)
         self.has_version = "version" in names
         self.has_updated_at = "updated_at" in names
         self.has_messages = "messages" in names
         if frozen and (self.has_version or self.has_updated_at):
             raise TypeError(f"{name} is frozen, but a save stamps its version and updated_at")
-
-    def check(self, state: object) -> None:
-        """Refuse an object of another type with a TypeError."""
-        if type(state) is not self.cls:
-            raise TypeError(f"this store keeps {self.cls.__name__} objects, not {type(state).__name__}")
 
     def require(self, field: str, operation: str) -> None:
         """Refuse an operation that needs a field which the type lacks with a TypeError."""
@@ -143,12 +139,16 @@ class StateType(Generic[S]):
         """The object's version, its time (None where it has none), and the revision that it stems from.
 
         The revision is empty where it is not known, or where the version was changed by hand.
+
+        Raises:
+            TypeError: It is an object of another type.
         """
-        attributes: dict[str, Any] | None = getattr(state, "__dict__", None)
-        revision: str = "" if attributes is None else attributes.get(_REVISION, "")
+        if type(state) is not self.cls:
+            raise TypeError(f"this store keeps {self.cls.__name__} objects, not {type(state).__name__}")
+        revision: str = state.__dict__.get(_REVISION, "") if self._has_room else ""
         if self.has_version:
             version: int = state.version
-            if revision and revisions.version(revision) != version:
+            if revision and not revision.startswith(f"{version}-"):
                 revision = ""
         else:
             version = revisions.version(revision) if revision else 0
@@ -166,12 +166,10 @@ class StateType(Generic[S]):
         if not self.has_version or state.version == stamped:
             self.stamp(state, version, updated_at)
 
-    @staticmethod
-    def remember(state: Any, revision: str) -> None:
+    def remember(self, state: Any, revision: str) -> None:
         """Note the revision that the object stems from, where it has room for a note."""
-        attributes: dict[str, Any] | None = getattr(state, "__dict__", None)
-        if attributes is not None:
-            attributes[_REVISION] = revision
+        if self._has_room:
+            state.__dict__[_REVISION] = revision
 
     def adopt(self, state: Any, revision: str) -> None:
         """Give a loaded object the version under which it is stored."""

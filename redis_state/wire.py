@@ -37,6 +37,17 @@ if TYPE_CHECKING:
 MAX_PENDING: Final = 8192  # operations taken and not answered; further callers wait for room
 
 
+_process = 0  # how often this process is a fork's child
+
+
+def _note_fork() -> None:
+    global _process  # noqa: PLW0603  # there is one process
+    _process += 1
+
+
+os.register_at_fork(after_in_child=_note_fork)
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Times in seconds, and counts.
@@ -90,6 +101,7 @@ class Wire:
         moved: where a redirect said that a slot is, until the router has learned it.
         unrouted: operations that wait for the router.
         pending: how many operations have been taken and not completed; room: callers that wait for fewer.
+        clear: whether a caller may submit without waiting: the store has opened up and pending is below its bound.
         delayed: operations that wait before they are tried again.
         tasks: what runs beside: dialing, hanging up, learning routes.
         connected: whether any connection was ever made. Before, a failure is reported at once.
@@ -109,7 +121,9 @@ class Wire:
         self._delayed: set[Operation] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._pid = os.getpid()
+        self._process = _process
+        self._budget = limits.budget
+        self.clear = False
         self._closing: asyncio.Task[None] | None = None
         self._closed = False
         self._drained: asyncio.Future[None] | None = None
@@ -120,38 +134,38 @@ class Wire:
 
     # Taking operations
 
-    @property
-    def crowded(self) -> bool:
-        """Whether so many operations are pending that a caller should wait for room."""
-        return self._pending >= MAX_PENDING or bool(self._room)
-
     def submit(self, op: Operation) -> asyncio.Future[Any]:
         """Take an operation; the future has its result.
 
         Cancelling the future withdraws an operation that was not sent; of one that was, the reply is dropped.
         """
-        loop = self._check_usable()
-        op.future = loop.create_future()
-        op.deadline = loop.time() + self.limits.budget
-        self._pending += 1
-        self._route(op)
-        return op.future
-
-    def _check_usable(self) -> asyncio.AbstractEventLoop:
         loop = asyncio.get_running_loop()
-        if loop is not self._loop:
-            if self._loop is not None:
-                raise ForeignLoopError("this store belongs to another event loop; open one store in each")
-            self._loop = loop
-        if self._pid != os.getpid():
+        if loop is not self._loop or self._closed or self._process != _process:
+            self._check_usable(loop)
+        op.future = future = loop.create_future()
+        op.deadline = loop.time() + self._budget
+        self._pending += 1
+        if self._pending >= MAX_PENDING:
+            self.clear = False
+        self._route(op)
+        return future
+
+    def _check_usable(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Take the loop for one's own, or say why operations cannot be taken."""
+        if self._process != _process:
             raise ForeignLoopError("this store was opened before a fork; open one store in each process")
         if self._closed:
             raise StoreClosedError("the store is closed; open another one")
-        return loop
+        if self._loop is None:
+            self._loop = loop
+        elif loop is not self._loop:
+            raise ForeignLoopError("this store belongs to another event loop; open one store in each")
 
     async def wait_for_room(self) -> None:
         """Wait until fewer operations are pending; callers get their turn in order."""
-        room = self._check_usable().create_future()
+        loop = asyncio.get_running_loop()
+        self._check_usable(loop)
+        room = loop.create_future()
         self._room.append(room)
         try:
             async with asyncio.timeout(self.limits.budget):
@@ -174,11 +188,12 @@ class Wire:
             if not room.done():
                 self._pending += 1
                 room.set_result(None)
+        self.clear = self._pending < MAX_PENDING
 
     def settled(self, count: int) -> None:
         """Operations have left the wire."""
         self._pending -= count
-        if self._room:
+        if not self.clear:
             self._make_room()
         if self._drained is not None and not self._pending and not self._drained.done():
             self._drained.set_result(None)
@@ -379,16 +394,18 @@ class Wire:
     async def aclose(self) -> None:
         """Let what is in flight end, within its time, and close every connection. May be called again."""
         if self._closing is None:
-            if self._loop is None or self._loop.is_closed() or self._pid != os.getpid():
+            loop = asyncio.get_running_loop()
+            if self._loop is None or self._loop.is_closed() or self._process != _process:
                 self._closed = True
                 return
-            self._check_usable()
-            self._closing = self._loop.create_task(self._close())
+            self._check_usable(loop)
+            self._closing = loop.create_task(self._close())
         await asyncio.shield(self._closing)
 
     async def _close(self) -> None:
         assert self._loop is not None
         self._closed = True
+        self.clear = False
         for room in self._room:
             if not room.done():
                 room.set_exception(StoreClosedError("the store was closed before the operation got its turn"))

@@ -22,6 +22,7 @@ class Save:
 
     Attributes:
         partition: The keys of the session's agent.
+        key: The key of the state.
         session_id: The session.
         body: The document up to its revision, for the script, which seals it.
         document: All of the document, for MULTI.
@@ -31,6 +32,7 @@ class Save:
     """
 
     partition: Partition
+    key: bytes
     session_id: str
     body: bytes
     document: bytes
@@ -45,7 +47,7 @@ class Save:
             execute: Sends an operation and returns its result.
             fresh: Whether the object was never loaded or saved, so that nothing should be stored yet.
         """
-        partition, key = self.partition, self.partition.state(self.session_id)
+        partition, key = self.partition, self.key
         set_: tuple[Argument, ...] = ("SET", key, self.document)
         if self.ttl is not None:
             set_ += ("PX", self.ttl)
@@ -95,7 +97,7 @@ class Save:
 
     def _script(self, expected: int | str, parent: str, *, replay: int) -> Operation:
         partition = self.partition
-        keys = (partition.state(self.session_id), partition.index)
+        keys = (self.key, partition.index)
         ttl = "" if self.ttl is None else self.ttl
         version, newest = revisions.version(self.revision), revisions.newest(self.revision)
         what = (self.body, version, newest, expected, parent)
@@ -109,6 +111,7 @@ class Append:
     """One append: where to, what, and when. Attributes as those of `Save`; `line` is the batch up to its revision."""
 
     partition: Partition
+    key: bytes
     session_id: str
     line: bytes
     write_id: str
@@ -127,7 +130,7 @@ class Append:
         return int(reply[1])
 
     def _script(self, *, replay: int) -> Operation:
-        keys = (self.partition.state(self.session_id), self.partition.index)
+        keys = (self.key, self.partition.index)
         ttl = "" if self.ttl is None else self.ttl
         args = (self.line, self.write_id, self.score, self.session_id, ttl, replay)
         return call(APPEND, self.partition.slot, keys, args, replay=Replay.GUARDED)

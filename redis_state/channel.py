@@ -32,16 +32,18 @@ class Channel:
         queue: what is not sent, oldest first.
         lanes: the open connections, first opened first.
         limit: how many there may be.
+        essential: whether to wait for a connection while others have all of the client's pool.
         dialing: the task that opens another, if one does.
         flushing: whether a flush will run in this turn of the loop.
     """
 
-    def __init__(self, wire: Wire, dialer: Dialer, limit: int) -> None:
+    def __init__(self, wire: Wire, dialer: Dialer, limit: int, *, essential: bool) -> None:
         self.wire = wire
         self.dialer = dialer
         self.queue: deque[Operation] = deque()
         self.lanes: list[Lane] = []
         self.limit = limit
+        self.essential = essential
         self._dialing: asyncio.Task[None] | None = None
         self._flushing = False
         self._timer: asyncio.TimerHandle | None = None
@@ -77,10 +79,9 @@ class Channel:
             if batch := self._next_batch(MAX_BATCH - len(lane.inflight)):
                 lane.send(batch)
         if self.queue:
-            if self._dialing is None and len(self.lanes) < self.limit:
+            if self._dialing is None and sum(lane.usable for lane in self.lanes) < self.limit:
                 self._dialing = self.wire.spawn(self._dial())
-            if self._timer is None:
-                self._timer = self._loop.call_at(self.queue[0].deadline, self._check)
+            self._arm()
 
     def _choose(self) -> Lane | None:
         """The connection for the next batch: the first that is not busy with something large and not full."""
@@ -123,9 +124,9 @@ class Channel:
         """Replicas confirmed a write, or as many as did."""
         self.wire.confirmed(op, result, replicas)
 
-    def expire(self, op: Operation, *, sent: bool) -> None:
-        """An operation's time is up."""
-        op.sent |= sent
+    def expire(self, op: Operation) -> None:
+        """The time of an operation in flight is up."""
+        op.sent = True
         self.wire.expire(op)
 
     def lost(self, lane: Lane, ops: Sequence[Operation], *, executed: bool) -> None:
@@ -133,19 +134,26 @@ class Channel:
         if lane in self.lanes:
             self.lanes.remove(lane)
         self.wire.spawn(self.dialer.hang_up(lane.connection))
-        self.wire.lost(ops, executed=executed)
+        self.flush_soon()
+        self.wire.lost(self, ops, executed=executed)
 
     def drop_lanes(self) -> None:
         """Close every connection, because the server behind them is no longer the right one."""
         for lane in self.lanes:
             lane.abort()
 
+    def leave_all_but(self, address: tuple[str, int]) -> None:
+        """Take no connection any more that leads to another address."""
+        for lane in self.lanes:
+            if (lane.connection.host, lane.connection.port) != address:
+                lane.retire()
+
     async def _dial(self) -> None:
         """Open one more connection."""
         failure: Failure | None = None
         try:
             async with asyncio.timeout(self.wire.limits.dial_timeout):
-                connection = await self.dialer.open()
+                connection = await self.dialer.open(wait=self.essential)
         except MaxConnectionsError:
             if self.lanes:
                 self.limit = len(self.lanes)  # the caller's pool is smaller than was asked for
@@ -154,28 +162,41 @@ class Channel:
             failure = describe(error, self.dialer.name)
         else:
             self.lanes.append(Lane(self, connection, take_over(connection)))
-            self.wire.connected = True
+            self.wire.opened()
             self.wire.log.debug("connected to %s, %d of %d", self.dialer.name, len(self.lanes), self.limit)
         self._dialing = None
         if failure is None:
             self.flush()
         else:
             self.wire.log.debug("not connected: %s", failure.reason)
-        if failure is not None and not self.lanes:
+        if failure is not None and not any(lane.usable for lane in self.lanes):
             waiting, self.queue = self.queue, deque()
             self.wire.unreachable(self, waiting, failure)
+
+    def _arm(self) -> None:
+        """Look again when the first operation's time is up, which is not always the oldest in the queue."""
+        when = min(op.deadline for op in self.queue)
+        if self._timer is not None:
+            if self._timer.when() <= when:
+                return
+            self._timer.cancel()
+        self._timer = self._loop.call_at(when, self._check)
 
     def _check(self) -> None:
         """Let go what has waited too long."""
         self._timer = None
         now = self._loop.time()
-        while self.queue and (self.queue[0].deadline <= now or self.queue[0].future.done()):
-            op = self.queue.popleft()
-            self.expire(op, sent=False)
-            self.wire.settled(1)
+        waiting, self.queue = self.queue, deque()
+        for op in waiting:
+            if op.deadline > now and not op.future.done():
+                self.queue.append(op)
+            else:
+                self.wire.expire(op)
+                self.wire.settled(1)
         self.flush()
 
-    def cancel_timer(self) -> None:
-        """Stop looking after the queue."""
+    def close(self) -> None:
+        """Close every connection, and stop looking after the queue."""
+        self.drop_lanes()
         if self._timer is not None:
             self._timer.cancel()

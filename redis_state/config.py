@@ -211,7 +211,7 @@ def connect(config: RedisConfig) -> Router:
         client = RedisCluster(
             startup_nodes=nodes,
             require_full_coverage=False,
-            cluster_error_retry_attempts=0,
+            retry=Retry(NoBackoff(), 0),
             maint_notifications_config=silent,
             **common,
             **tls,

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from redis import exceptions as redis_errors
-from redis.asyncio.sentinel import MasterNotFoundError
+from redis.asyncio.sentinel import MasterNotFoundError, SentinelConnectionPool
 
 from redis_state.errors import ServerRefusedError, StateStoreError, StoreUnavailableError
 
@@ -33,8 +33,8 @@ class Dialer(Protocol):
     name: str
     host: str
 
-    async def open(self) -> Connection:
-        """A connection, ready for commands."""
+    async def open(self, *, wait: bool) -> Connection:
+        """A connection, ready for commands; where a pool has none, wait for one or raise `MaxConnectionsError`."""
         ...
 
     async def hang_up(self, connection: Connection) -> None:
@@ -47,11 +47,14 @@ class Router(Protocol):
 
     Attributes:
         name: What it leads to, for messages.
-        is_cluster: Whether slots are spread over servers, so that routes have to be learned.
     """
 
     name: str
-    is_cluster: bool
+
+    @property
+    def is_cluster(self) -> bool:
+        """Whether slots are spread over servers, so that routes have to be learned."""
+        ...
 
     def route(self, slot: int | None) -> Dialer | None:
         """The server for a slot, any for None; None if that is not known yet."""
@@ -77,8 +80,17 @@ class Router(Protocol):
         """
         ...
 
-    async def learn(self) -> None:
-        """Learn the routes, again if they are known."""
+    async def learn(self, failed: str) -> None:
+        """Learn the routes, again if they are known; from the server called `failed` only if no other answers."""
+        ...
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether somebody else names the primary, and may name another without a word to its clients."""
+        ...
+
+    async def primary(self) -> tuple[str, int]:
+        """Host and port of the primary that is named now; only of a router that is watched."""
         ...
 
     async def aclose(self) -> None:
@@ -110,7 +122,9 @@ class PoolDialer:
         else:
             self.name = str(kwargs.get("path") or f"{self.host}:{kwargs.get('port', 6379)}")
 
-    async def open(self) -> Connection:
+    async def open(self, *, wait: bool) -> Connection:
+        if not wait and not self._pool.can_get_connection():
+            raise redis_errors.MaxConnectionsError
         return await self._pool.get_connection()
 
     async def hang_up(self, connection: Connection) -> None:
@@ -147,8 +161,15 @@ class PlainRouter:
             raise ServerRefusedError("MOVED", "it is part of a cluster; give a redis.asyncio.RedisCluster")
         return self._cluster()
 
-    async def learn(self) -> None:
+    async def learn(self, failed: str) -> None:
         """Nothing to learn: the pool asks Sentinel for every connection."""
+
+    @property
+    def is_watched(self) -> bool:
+        return isinstance(self._client.connection_pool, SentinelConnectionPool)
+
+    async def primary(self) -> tuple[str, int]:
+        return await self._client.connection_pool.get_master_address()
 
     async def aclose(self) -> None:
         if self._owned:
@@ -163,7 +184,7 @@ class NodeDialer:
         self.host = str(node.host)
         self.name = str(node.name)
 
-    async def open(self) -> Connection:
+    async def open(self, *, wait: bool) -> Connection:
         connection = self._node.connection_class(**self._node.connection_kwargs)
         try:
             await connection.connect()
@@ -220,11 +241,16 @@ class ClusterRouter:
     def as_cluster(self) -> Router:
         return self
 
-    async def learn(self) -> None:
+    is_watched = False
+
+    async def primary(self) -> tuple[str, int]:
+        raise NotImplementedError  # the servers themselves redirect
+
+    async def learn(self, failed: str) -> None:
         if not self._learned:
             await self._client.initialize()
         else:
-            await self._map.initialize()
+            await self._map.initialize(last_failed_node_name=failed or None)
         self._learned = True
         alive = set(self._map.nodes_cache)
         self._dialers = {name: dialer for name, dialer in self._dialers.items() if name in alive}

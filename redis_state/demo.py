@@ -4,13 +4,13 @@ import asyncio
 import json
 import secrets
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
 from importlib.metadata import version
 from time import perf_counter
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, TypeVar
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -29,14 +29,15 @@ T = TypeVar("T")
 
 MEMORY: Final = "memory://"
 TTL: Final = timedelta(minutes=10)  # a demo that is killed leaves no state for longer
-AT_ONCE: Final = 1000
+AT_ONCE: Final = 200
 WIDTH: Final = 96
+MILLISECOND: Final = 0.001
 
 AGENTS: Final = ("support", "research")
 ORDER: Final = ("support", "order-4711")
 REFUND: Final = ("support", "refund-1138")
-STUDY: Final = ("research", "study-heat-pumps")
-DRAFT: Final = ("research", "draft-heat-pumps")
+STUDY: Final = ("research", "heat-pumps")
+DRAFT: Final = ("research", "draft")
 
 
 def conversations() -> dict[str, AgentState]:
@@ -59,18 +60,13 @@ def conversations() -> dict[str, AgentState]:
     return {"order": order, "refund": refund, "study": study, "draft": draft}
 
 
-async def demo(url: str | None) -> None:
+async def demo(wanted: str | None) -> None:
     """Write the demo's page to stdout. What it saves is deleted, also after an error or Ctrl-C.
 
     Args:
-        url: Any that `open_store` takes; None is a private Redis, or memory where there is none to start.
-
-    Raises:
-        ValueError: The URL cannot be read.
-        StateStoreError: The Redis cannot be used.
-        LocalServerError: The private Redis does not start.
+        wanted: Any URL that `open_store` takes; None is a private Redis, or memory where there is none to start.
     """
-    async with place(url) as (url, where):
+    async with place(wanted) as (url, where):
         prefix = f"forge:demo:{secrets.token_hex(2)}:"
         config = None if url == MEMORY else replace(parse_url(url), key_prefix=prefix)
         reader, provider = recorder()
@@ -85,9 +81,8 @@ async def demo(url: str | None) -> None:
                 await operations(store)
                 await stored(url, config, Keys(prefix, 1))
                 metrics(reader)
-                say("", "Many at once: they share round trips by themselves")
-                _, took = await timed(asyncio.gather(*(store.load(*ORDER) for _ in range(AT_ONCE))))
-                row(took, f"gather({AT_ONCE} loads)", f"{duration(took / AT_ONCE)} each")
+                if config is not None:
+                    await many(store)
             finally:
                 deleted = [await timed(store.delete_agent(agent_id)) for agent_id in AGENTS]
             say("", "Clean up")
@@ -96,7 +91,7 @@ async def demo(url: str | None) -> None:
 
 
 @asynccontextmanager
-async def place(url: str | None) -> AsyncIterator[tuple[str, str]]:
+async def place(url: str | None) -> AsyncGenerator[tuple[str, str], None]:
     """The URL to use, and where that is in words. A private server runs as long as the block."""
     if url is not None:
         if "@" in url.partition("?")[2]:  # what stands before it is no address but part of the password
@@ -117,9 +112,6 @@ def without_password(url: str) -> str:
     """The URL's scheme, server and database."""
     scheme, _, rest = url.partition("?")[0].partition("://")
     return f"{scheme}://{rest.rpartition('@')[2]}"
-
-
-# The sections of the page
 
 
 async def operations(store: SessionStore[AgentState]) -> None:
@@ -161,26 +153,29 @@ async def stored(url: str, config: RedisConfig | None, keys: Keys) -> None:
     indexes = [keys.agent(agent_id)[0].index.decode() for agent_id in AGENTS]
     if config is None:
         say("   Nothing: this ran in memory.")
-    elif config.is_cluster or config.master_name:
+        return
+    try:
+        async with plain_client(url, config) as client:
+            rows = [f"string  {await client.strlen(key)} bytes, expires in {await client.ttl(key)} s" for key in states]
+            rows += [f"zset    {b', '.join(await client.zrevrange(key, 0, -1)).decode()}" for key in indexes]
+            documents = (await client.get(states[1]) or b"").splitlines()
+    except (RedisError, ValueError):
         say(*(f"   {key}" for key in states + indexes))
-        say("   The values are shown where the URL names a single server.")
-    else:
-        tls = {"ssl_ca_certs": config.tls_ca_file, "ssl_certfile": config.tls_cert_file, "ssl_keyfile": config.tls_key_file}
-        login: dict[str, Any] = {"username": config.username, "password": config.password, "db": config.db}
-        client: Any = Redis.from_url(without_password(url), **login, **(tls if config.tls else {}))
-        try:
-            async with client:
-                for key in states:
-                    size, left = await client.strlen(key), await client.ttl(key)
-                    say(f"   {key:<48}string  {size:>4} bytes     expires in {left} s")
-                for key in indexes:
-                    say(f"   {key:<48}zset    {await client.zcard(key):>4} entries")
-                documents = (await client.get(states[1])).splitlines()
-        except RedisError as error:
-            say(f"   It cannot be shown: {type(error).__name__}.")
-            return
-        say("", f"   GET {states[1]}", *(pretty(json.loads(document), "   ") for document in documents))
-        say("   The second document is what append added. A load puts the two together.")
+        say("   Their values are shown where one plain connection can read them all.")
+        return
+    say(*(f"   {key:<43}{row}" for key, row in zip(states + indexes, rows, strict=True)))
+    say("", f"   GET {states[1]}", *(f"   {pretty(json.loads(document), '   ')}" for document in documents))
+    say("   The second document is what append added. A load puts the two together.")
+
+
+def plain_client(url: str, config: RedisConfig) -> Any:
+    """A client of redis-py for the store's server."""
+    settings: dict[str, Any] = {"username": config.username, "password": config.password}
+    if config.tls:
+        settings |= {"ssl_certfile": config.tls_cert_file, "ssl_keyfile": config.tls_key_file}
+        settings |= {"ssl_ca_certs": config.tls_ca_file}
+    client: Any = Redis
+    return client.from_url(f"{without_password(url)}?db={config.db}", **settings)
 
 
 def recorder() -> tuple[Any, Any]:
@@ -196,19 +191,24 @@ def recorder() -> tuple[Any, Any]:
 def metrics(reader: Any) -> None:
     """What was recorded so far."""
     say("", f"Metrics, by OpenTelemetry, under {PREFIX.rstrip('.')}")
-    if reader is None:
-        say("   pip install 'redis-state[demo]' to see them here.")
+    recorded = reader and reader.get_metrics_data()
+    if not recorded:
+        say("   They are shown where opentelemetry-sdk is: pip install 'redis-state[demo]'")
         return
-    recorded = reader.get_metrics_data().resource_metrics[0].scope_metrics[0].metrics
-    for metric in sorted(recorded, key=lambda metric: str(metric.name)):
+    for metric in sorted(recorded.resource_metrics[0].scope_metrics[0].metrics, key=lambda metric: metric.name):
+        name = metric.name.removeprefix(PREFIX)
         for point in metric.data.data_points:
             timing = metric.unit == "s"
             value = f"mean of {point.count}: {duration(point.sum / point.count)}" if timing else point.value
-            attributes = [f"{name}={text}" for name, text in point.attributes.items() if name != "db.system.name"]
-            say(f"   {metric.name.removeprefix(PREFIX):<18}{metric.unit:<12}{value:<22}{'  '.join(attributes)}".rstrip())
+            attributes = "  ".join(f"{key}={text}" for key, text in point.attributes.items() if key != "db.system.name")
+            say(f"   {name:<17}{metric.unit:<11}{value:<20}{attributes}".rstrip())
 
 
-# What the page is made of
+async def many(store: SessionStore[AgentState]) -> None:
+    """Loads at the same time."""
+    say("", "Many at once: they share a connection and its round trips")
+    _, took = await timed(asyncio.gather(*(store.load(*ORDER) for _ in range(AT_ONCE))))
+    row(took, f"gather({AT_ONCE} loads)", f"{duration(took / AT_ONCE)} each")
 
 
 def say(*lines: str) -> None:
@@ -223,7 +223,7 @@ def row(took: float, call: str, result: str = "") -> None:
 
 def duration(seconds: float) -> str:
     """In the unit that reads best."""
-    return f"{seconds * 1e6:.0f} µs" if seconds < 0.001 else f"{seconds * 1e3:.2f} ms"
+    return f"{seconds * 1e6:.0f} µs" if seconds < MILLISECOND else f"{seconds * 1e3:.2f} ms"
 
 
 async def timed(operation: Awaitable[T]) -> tuple[T, float]:
@@ -252,14 +252,13 @@ async def show_error(call: str, operation: Awaitable[object], expected: type[Sta
 def pretty(value: Any, indent: str = "") -> str:
     """JSON over several lines where it is too long for one; what fits beside its neighbour stands there."""
     text = json.dumps(value, ensure_ascii=False)
-    if not isinstance(value, dict | list) or len(indent + text) <= WIDTH:
+    if text[0] not in "{[" or len(indent + text) <= WIDTH:
         return text
     inner = indent + "  "
-    if isinstance(value, dict):
-        pairs = cast("dict[str, Any]", value).items()
-        items = [f"{json.dumps(name)}: {pretty(item, inner)}" for name, item in pairs]
+    if text[0] == "{":
+        items = [f"{json.dumps(name)}: {pretty(item, inner)}" for name, item in value.items()]
     else:
-        items = [pretty(item, inner) for item in cast("list[Any]", value)]
+        items = [pretty(item, inner) for item in value]
     lines = [inner + items[0]]
     for item in items[1:]:
         lines[-1] += ","

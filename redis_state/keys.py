@@ -67,12 +67,14 @@ class Partition:
         agent_id: The agent.
         index: The key of the index.
         slot: The hash slot of all its keys.
+        checked: Whether the index was seen to be one, or not to be there.
     """
 
-    __slots__ = ("_state_prefix", "agent_id", "index", "slot")
+    __slots__ = ("_state_prefix", "agent_id", "checked", "index", "slot")
 
     def __init__(self, prefix: str, agent_id: str, tag: str) -> None:
         self.agent_id = agent_id
+        self.checked = False
         self.index = f"{prefix}sessions:{{{tag}}}".encode()
         self._state_prefix = f"{prefix}{{{tag}}}:"
         self.slot = key_slot(self.index)

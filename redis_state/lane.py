@@ -84,7 +84,7 @@ class Lane(asyncio.Protocol):
         self.inflight.extend(batch)
         if self._limits.replicas and any(op.writes for op in batch):
             self._await_replicas()
-        if self._timer is None:
+        if self._timer is None or any(op.attempts for op in batch):
             self._arm()
 
     def abort(self) -> None:
@@ -94,6 +94,8 @@ class Lane(asyncio.Protocol):
     def retire(self) -> None:
         """Take nothing new, and close when what is in flight is answered."""
         self._retired = True
+        if not self.inflight:
+            self._transport.close()
 
     def _parts(self, batch: Sequence[Operation]) -> list[bytes]:
         parts: list[bytes] = []
@@ -191,9 +193,11 @@ class Lane(asyncio.Protocol):
         self._channel.lost(self, lost, executed=not self._skipped)
 
     def _arm(self) -> None:
-        """Look again when the oldest operation's time is up, or when the server has been silent too long."""
-        if self.inflight:
-            self._timer = self._loop.call_at(min(self._silent_until(), self.inflight[0].deadline), self._check)
+        """Look again when the first operation's time is up, or when the server has been silent too long."""
+        if self._timer is not None:
+            self._timer.cancel()
+        due = [op.deadline for op in self.inflight if not op.expired]
+        self._timer = self._loop.call_at(min(self._silent_until(), *due), self._check) if self.inflight else None
 
     def _silent_until(self) -> float:
         limits = self._limits
@@ -207,8 +211,7 @@ class Lane(asyncio.Protocol):
             self.abort()
             return
         for op in self.inflight:
-            if op.deadline > now:
-                break
-            self._channel.expire(op, sent=True)
-            op.deadline += self._limits.budget  # its reply is still to come, and will be dropped
+            if op.deadline <= now and not op.expired:
+                op.expired = True  # its reply is still to come, and will be dropped
+                self._channel.expire(op)
         self._arm()

@@ -155,14 +155,14 @@ class Listing:
     async def delete(self, partition: Partition, states: list[bytes], members: list[bytes]) -> list[int]:
         """Delete states and their entries in one MULTI. Returns how many of each there were."""
         index, slot = partition.index, partition.slot
-        reply = await self._submit(
-            block(
-                slot,
-                [("DEL", *states), ("ZREM", index, *members)],
-                Replay.NEVER,
-                lambda: call(DELETE, slot, [index, *states], members),
-            )
-        )
+        script = call(DELETE, slot, [index, *states], members, replay=Replay.NEVER)
+        commands = [("DEL", *states), ("ZREM", index, *members)]
+        try:
+            reply = await self._submit(block(slot, commands, Replay.NEVER, lambda: script))
+        except ServerRefusedError as error:
+            if error.code != "OOM":
+                raise
+            reply = await self._submit(script)  # a full server takes no MULTI, but it can be relieved
         for item in reply:
             if isinstance(item, ReplyError):
                 raise refusal(item)

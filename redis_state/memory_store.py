@@ -88,7 +88,7 @@ class MemoryStateStore(Generic[S]):
         before, updated_at, parent = types.read(state)
         now = self._clock()
         version = (before if if_version is None else if_version) + 1
-        revision = revisions.make(version, next(self._write_ids), parent)
+        revision = revisions.make(version, next(self._write_ids), parent, looked=True)
         left = milliseconds(ttl) or self._ttl
         types.stamp(state, version, moment(now))
         try:
@@ -167,7 +167,7 @@ class MemoryStateStore(Generic[S]):
             raise StateNotFoundError(agent_id, session_id)
         _, length = revisions.read(session.value)
         version = revisions.version(session.revision) + 1
-        session.revision = revisions.make(version, next(self._write_ids), "")
+        session.revision = revisions.make(version, next(self._write_ids), session.revision, looked=True)
         session.value += b'\n%b%b@%d"}' % (line, session.revision.encode(), length)
         session.score = now
         if left is not None:

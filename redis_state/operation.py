@@ -45,8 +45,8 @@ class Operation:
     """
 
     __slots__ = (
-        "arguments", "asking", "attempts", "deadline", "error", "fallback", "future", "left", "node", "payload",
-        "replay", "replies", "script", "sent", "slot", "why",
+        "arguments", "asking", "attempts", "deadline", "error", "expired", "fallback", "future", "left", "node",
+        "payload", "replay", "replies", "script", "sent", "slot", "why",
     )  # fmt: skip
 
     def __init__(
@@ -75,6 +75,7 @@ class Operation:
         self.left = 0  # replies to come
         self.error: ReplyError | None = None  # the first error among its replies
         self.sent = False  # a connection was lost with it in flight: it may have happened
+        self.expired = False  # its time ran out in flight
         self.attempts = 0
         self.asking = False  # the next send follows an ASK redirect
         self.why = ""  # what the last refusal was, for the error at the deadline

@@ -22,9 +22,10 @@ from redis_state.keys import Keys, Partition
 from redis_state.layout import check_layout
 from redis_state.listing import Entry, Listing
 from redis_state.metrics import Metrics
-from redis_state.operation import Operation, command
+from redis_state.operation import EXEC, MULTI, Operation, command
 from redis_state.optimistic import update
 from redis_state.options import StoreOptions
+from redis_state.replies import ReplyError, refusal
 from redis_state.state import AgentState, S, SessionInfo, StateType, T
 from redis_state.sweeper import Sweeper
 from redis_state.wire import Limits, Wire
@@ -76,7 +77,8 @@ class RedisStateStore(Generic[S]):
         self._sweeper = Sweeper(self._listing.sweep)
         self._clock = Clock()
         self._write_ids = revisions.write_ids()
-        self._opening = asyncio.Lock()
+        self._seen = revisions.Seen()
+        self._opening: asyncio.Task[None] | None = None
         self._opened = False
 
     @classmethod
@@ -145,13 +147,15 @@ class RedisStateStore(Generic[S]):
             version = (before if if_version is None else if_version) + 1
             types.stamp(state, version, moment(now))
             try:
+                if if_version is not None and before != if_version:
+                    parent = ""  # the caller means a number, not what the object was loaded as
                 write = self._save(state, version, parent, now, ttl)
-                revision = write.revision
                 if if_version is None:
-                    await write.always(self._execute, fresh=before == 0 and types.has_version)
+                    if not write.partition.checked:
+                        await self._check_index(write.partition)
+                    revision = await write.always(self._execute, fresh=before == 0 and types.has_version)
                 else:
-                    stems = parent if before == if_version else ""
-                    revision = await write.if_version(self._execute, if_version, stems)
+                    revision = await write.if_version(self._execute, if_version)
             except BaseException:
                 types.unstamp(state, version, before, updated_at)
                 raise
@@ -159,6 +163,7 @@ class RedisStateStore(Generic[S]):
             self._metrics.save.failed(started, error)
             raise
         types.remember(state, revision)
+        self._seen.note(write.key, revision)
         self._sweeper.saved(write.partition, write.ttl)
         self._metrics.save.done(started)
 
@@ -169,7 +174,7 @@ class RedisStateStore(Generic[S]):
         body = self._codec.encode(state)
         revision = revisions.make(version, next(self._write_ids), parent)
         document = self._codec.seal(body, revision)
-        return Save(partition, key, session_id, body, document, revision, now, milliseconds(ttl) or self._ttl)
+        return Save(partition, key, session_id, body, document, revision, parent, now, milliseconds(ttl) or self._ttl)
 
     async def load(self, agent_id: str, session_id: str) -> S:
         """See `StateStore.load`."""
@@ -183,10 +188,11 @@ class RedisStateStore(Generic[S]):
                 value = await self._execute(command(partition.slot, "GET", key))
             if value is None:
                 raise StateNotFoundError(agent_id, session_id)
-            state = self._decode(agent_id, session_id, value)
+            state, revision = self._decode(agent_id, session_id, value)
         except BaseException as error:
             self._metrics.load.failed(started, error)
             raise
+        self._seen.note(key, revision)
         self._metrics.load.done(started)
         return state
 
@@ -209,7 +215,7 @@ class RedisStateStore(Generic[S]):
             for (some, _), values in zip(reads, await asyncio.gather(*(read for _, read in reads)), strict=True):
                 for session_id, value in zip(some, values, strict=True):
                     if value is not None:
-                        found[session_id] = self._decode(agent_id, session_id, value)
+                        found[session_id], _ = self._decode(agent_id, session_id, value)
         except BaseException as error:
             self._metrics.load.failed(started, error)
             raise
@@ -238,9 +244,10 @@ class RedisStateStore(Generic[S]):
         now = self._clock()
         line = self._codec.encode_batch(list(messages), moment(now))
         left = milliseconds(ttl) or self._ttl
-        version = await Append(
-            partition, partition.state(session_id), session_id, line, next(self._write_ids), now, left
-        ).send(self._execute)
+        key, write_id = partition.state(session_id), next(self._write_ids)
+        write = Append(partition, key, session_id, line, write_id, self._seen.newest(key), now, left)
+        version = await write.send(self._execute)
+        self._seen.note(key, revisions.make(version, write_id))
         self._sweeper.saved(partition, left)
         return version
 
@@ -249,8 +256,11 @@ class RedisStateStore(Generic[S]):
         started = perf_counter()
         try:
             partition = self._keys.session(agent_id, session_id)
+            key = partition.state(session_id)
             await self._ready()
-            deleted, _ = await self._listing.delete(partition, [partition.state(session_id)], [session_id.encode()])
+            if not partition.checked:
+                await self._check_index(partition)
+            deleted, _ = await self._listing.delete(partition, [key], [session_id.encode()])
         except BaseException as error:
             self._metrics.delete.failed(started, error)
             raise
@@ -355,26 +365,44 @@ class RedisStateStore(Generic[S]):
         return self._wire.submit(op)
 
     async def _execute(self, op: Operation) -> Any:
-        if not self._wire.clear:
-            await self._ready()
-        return await self._wire.submit(op)
+        deadline = None if self._wire.clear else await self._ready()
+        return await self._wire.submit(op, deadline)
 
-    async def _ready(self) -> None:
-        """Have a server that fits, and room for an operation."""
-        if not self._opened:
-            async with self._opening:
-                if not self._opened:
-                    await self._open_up()
-        if not self._wire.clear:
-            await self._wire.wait_for_room()
+    async def _ready(self) -> float | None:
+        """Have a server that fits, and room for an operation. Returns the operation's deadline if it had to wait."""
+        while not self._opened:
+            if self._opening is None:
+                self._opening = asyncio.get_running_loop().create_task(self._open_up())
+                self._opening.add_done_callback(_retrieve)
+            opening = self._opening
+            try:
+                await asyncio.shield(opening)  # one attempt and one outcome for all who wait
+            finally:
+                if opening.done() and self._opening is opening:
+                    self._opening = None
+        return None if self._wire.clear else await self._wire.wait_for_room()
+
+    async def _check_index(self, partition: Partition) -> None:
+        """Before the first MULTI for an index, see that it is one: half of a MULTI may fail, and the other half stays.
+
+        Raises:
+            ServerRefusedError: The key holds something else.
+        """
+        kind = await self._execute(command(partition.slot, "TYPE", partition.index))
+        if kind not in (b"zset", b"none"):
+            raise refusal(ReplyError("WRONGTYPE"))
+        partition.checked = True
 
     async def _open_up(self) -> None:
-        """Connect for the first time: see whether this is a cluster, and whether the data's layout is this store's."""
+        """Connect for the first time: see whether server, user and data are as they must be."""
         if not self._wire.router.is_cluster and await self._is_cluster():
             router = self._wire.router.as_cluster()
             self._log.debug("%s is part of a cluster", router.name)
             await self._wire.aclose()
             self._wire = Wire(router, self._wire.limits, self._log)
+        await self._submit(
+            Operation(MULTI + EXEC, None, replies=2)
+        )  # refused, it would leave its commands on their own
         await check_layout(self._wire, self._keys)
         self._opened = self._wire.clear = True
 
@@ -387,7 +415,7 @@ class RedisStateStore(Generic[S]):
             return False  # a user without INFO; a cluster's redirects will still say what is wrong
         return b"cluster_enabled:1" in bytes(info)
 
-    def _decode(self, agent_id: str, session_id: str, value: bytes) -> S:
+    def _decode(self, agent_id: str, session_id: str, value: bytes) -> tuple[S, str]:
         try:
             state, revision = self._codec.decode(value)
         except ValueError as error:
@@ -395,7 +423,7 @@ class RedisStateStore(Generic[S]):
         else:
             if revision:
                 self._types.adopt(state, revision)
-            return state
+            return state, revision
         raise StateDecodeError(agent_id, session_id, reason)
 
     def _score_of(self, value: bytes) -> float:
@@ -404,6 +432,12 @@ class RedisStateStore(Generic[S]):
             return float(microseconds(self._types.read(state)[1]))
         except (ValueError, TypeError, AttributeError):
             return 0.0
+
+
+def _retrieve(task: asyncio.Task[None]) -> None:
+    """Take note of a failure for which nobody waits any more."""
+    if not task.cancelled():
+        task.exception()
 
 
 def _router_of(client: Any) -> Router:

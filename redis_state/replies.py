@@ -10,6 +10,7 @@ from typing import Final
 from redis_state.errors import ServerRefusedError, StateStoreError, StoreUnavailableError
 
 _IN_SCRIPT: Final = re.compile(r"@?user_script:\d+: (?:@user_script: \d+: )?-?([A-Z]+) ")
+_AT_ONCE: Final = 2
 _SAFE_CODE: Final = re.compile(r"[A-Z]{2,20}").fullmatch
 
 
@@ -71,6 +72,8 @@ def judge(error: ReplyError) -> Verdict:
     """What an error reply means for the operation that got it."""
     if error.code == "ERR" and error.text.startswith("Protocol error"):
         return Verdict.DISCONNECTED
+    if error.code == "ERR" and error.text.startswith("max number of clients"):
+        return Verdict.ELSEWHERE
     return _VERDICTS.get(error.code, Verdict.REFUSED)
 
 
@@ -98,5 +101,5 @@ def exhausted(why: str) -> StateStoreError:
 
 
 def backoff(attempts: int) -> float:
-    """Seconds before the next attempt: none before the first, then up to 20 ms, doubling to half a second."""
-    return 0.0 if attempts <= 1 else random.random() * min(0.5, 0.01 * 2 ** min(attempts, 10))
+    """Seconds before the next attempt: none before the first two, then up to 20 ms, doubling to half a second."""
+    return 0.0 if attempts <= _AT_ONCE else random.random() * min(0.5, 0.02 * 2 ** min(attempts - _AT_ONCE - 1, 5))

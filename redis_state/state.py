@@ -143,11 +143,12 @@ class StateType(Generic[S]):
         Raises:
             TypeError: It is an object of another type.
         """
-        if type(state) is not self.cls:
-            raise TypeError(f"this store keeps {self.cls.__name__} objects, not {type(state).__name__}")
+        if state.__class__ is not self.cls:
+            raise TypeError(f"this store keeps {self.cls.__name__} objects, not {state.__class__.__name__}")
         revision: str = state.__dict__.get(_REVISION, "") if self._has_room else ""
+        version: int
         if self.has_version:
-            version: int = state.version
+            version = state.version
             if revision and not revision.startswith(f"{version}-"):
                 revision = ""
         else:

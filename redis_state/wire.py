@@ -12,6 +12,8 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from redis.exceptions import RedisError
+
 from redis_state import replies
 from redis_state.channel import Channel
 from redis_state.connect import Failure, describe
@@ -28,12 +30,13 @@ from redis_state.replies import Verdict
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Coroutine, Iterable
+    from collections.abc import Coroutine, Iterable, Sequence
 
     from redis_state.connect import Dialer, Router
     from redis_state.lane import Lane
     from redis_state.operation import Operation
 
+_WATCH_INTERVAL: Final = 0.5  # seconds between two questions to the Sentinels
 MAX_PENDING: Final = 8192  # operations taken and not answered; further callers wait for room
 
 
@@ -79,8 +82,8 @@ class Node:
 
     def __init__(self, wire: Wire, dialer: Dialer) -> None:
         limit = wire.limits.pool_size
-        self.fast = Channel(wire, dialer, max(1, limit - limit // 2))
-        self.bulk = Channel(wire, dialer, limit // 2) if limit > 1 else self.fast
+        self.fast = Channel(wire, dialer, max(1, limit - limit // 2), essential=True)
+        self.bulk = Channel(wire, dialer, limit // 2, essential=False) if limit > 1 else self.fast
 
     @property
     def channels(self) -> tuple[Channel, ...]:
@@ -127,6 +130,7 @@ class Wire:
         self._closing: asyncio.Task[None] | None = None
         self._closed = False
         self._drained: asyncio.Future[None] | None = None
+        self._watching: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
         channels = [channel for node in self._nodes.values() for channel in node.channels if channel.lanes]
@@ -134,8 +138,8 @@ class Wire:
 
     # Taking operations
 
-    def submit(self, op: Operation) -> asyncio.Future[Any]:
-        """Take an operation; the future has its result.
+    def submit(self, op: Operation, deadline: float | None = None) -> asyncio.Future[Any]:
+        """Take an operation; the future has its result, before the deadline by the loop's clock or within the budget.
 
         Cancelling the future withdraws an operation that was not sent; of one that was, the reply is dropped.
         """
@@ -143,7 +147,7 @@ class Wire:
         if loop is not self._loop or self._closed or self._process != _process:
             self._check_usable(loop)
         op.future = future = loop.create_future()
-        op.deadline = loop.time() + self._budget
+        op.deadline = loop.time() + self._budget if deadline is None else deadline
         self._pending += 1
         if self._pending >= MAX_PENDING:
             self.clear = False
@@ -161,14 +165,15 @@ class Wire:
         elif loop is not self._loop:
             raise ForeignLoopError("this store belongs to another event loop; open one store in each")
 
-    async def wait_for_room(self) -> None:
-        """Wait until fewer operations are pending; callers get their turn in order."""
+    async def wait_for_room(self) -> float:
+        """Wait until fewer operations are pending; callers get their turn in order. Returns the caller's deadline."""
         loop = asyncio.get_running_loop()
         self._check_usable(loop)
+        deadline = loop.time() + self._budget
         room = loop.create_future()
         self._room.append(room)
         try:
-            async with asyncio.timeout(self.limits.budget):
+            async with asyncio.timeout_at(deadline):
                 await room
         except TimeoutError:
             late = StoreTimeoutError("too many operations were waiting")
@@ -176,10 +181,10 @@ class Wire:
             late = None
         finally:
             if room.done() and not room.cancelled() and room.exception() is None:
-                self._pending -= 1  # the place that was kept
-            self._make_room()
+                self.settled(1)  # the place that was kept
         if late is not None:
             raise late
+        return deadline
 
     def _make_room(self) -> None:
         """Keep places for callers that wait, in their order."""
@@ -218,16 +223,16 @@ class Wire:
             node = self._nodes[dialer.name] = Node(self, dialer)
         (node.bulk if len(op.payload) > BULK else node.fast).push(op)
 
-    def _learn(self) -> None:
+    def _learn(self, failed: str = "") -> None:
         """Ask the router to learn the routes, once for all that want it."""
         if self._learning is None:
-            self._learning = self.spawn(self._learn_routes())
+            self._learning = self.spawn(self._learn_routes(failed))
 
-    async def _learn_routes(self) -> None:
+    async def _learn_routes(self, failed: str) -> None:
         failure: Failure | None = None
         try:
             async with asyncio.timeout(self.limits.dial_timeout):
-                await self.router.learn()
+                await self.router.learn(failed)
         except Exception as error:  # noqa: BLE001  # as in Channel._dial
             failure = describe(error, self.router.name)
         self._learning = None
@@ -243,6 +248,25 @@ class Wire:
                 channel.drop_lanes()
         for op in waiting:
             self._route(op)
+
+    def opened(self) -> None:
+        """A connection was made."""
+        self.connected = True
+        if self.router.is_watched and self._watching is None:
+            self._watching = self.spawn(self._watch())
+
+    async def _watch(self) -> None:
+        """Leave a primary that is none any more. It may go on taking writes for long, and they would be lost."""
+        while True:
+            await asyncio.sleep(_WATCH_INTERVAL)
+            try:
+                async with asyncio.timeout(self.limits.dial_timeout):
+                    primary = await self.router.primary()
+            except (OSError, RedisError):
+                continue  # Sentinels that cannot be asked name nobody else
+            for node in self._nodes.values():
+                for channel in node.channels:
+                    channel.leave_all_but(primary)
 
     async def nodes(self) -> list[str]:
         """The names of all servers that hold slots."""
@@ -309,7 +333,10 @@ class Wire:
         slot, host, port = replies.redirection(error)
         dialer = self.router.at(host or channel.dialer.host, port)
         if dialer is None:  # a plain client, but the server is part of a cluster
-            op.future.set_exception(replies.refusal(error))
+            if op.sent and op.writes:
+                self.expire(op)
+            else:
+                op.future.set_exception(replies.refusal(error))
             return 0
         op.attempts += 1
         op.why = error.code
@@ -324,8 +351,10 @@ class Wire:
         self.retry(op)
         return 1
 
-    def lost(self, ops: Iterable[Operation], *, executed: bool) -> None:
+    def lost(self, channel: Channel, ops: Sequence[Operation], *, executed: bool) -> None:
         """Deal with operations whose connection is gone; unless it is sure that they were not, they may be executed."""
+        if ops and self.router.is_cluster and not self._closed:
+            self._learn(channel.dialer.name)
         for op in ops:
             op.asking = False
             if op.future.done():
@@ -347,13 +376,16 @@ class Wire:
         if node is not None and channel is node.bulk and node.fast.lanes:
             node.bulk = node.fast  # the pool has no connection to spare for large operations
         if self.router.is_cluster:
-            self._learn()
+            self._learn(channel.dialer.name)
         self._give_back(ops, failure)
 
     def _give_back(self, ops: Iterable[Operation], failure: Failure) -> None:
         """Fail operations that were not sent, or try them again where a connection has worked before."""
         for op in ops:
             if op.future.done():
+                self.settled(1)
+            elif op.sent and op.writes and failure.final:
+                self.expire(op)
                 self.settled(1)
             elif failure.final or not self.connected:
                 op.future.set_exception(failure.error())
@@ -412,11 +444,16 @@ class Wire:
         if self._pending:
             self._drained = self._loop.create_future()
             await asyncio.wait([self._drained], timeout=self.limits.budget)
-        for node in self._nodes.values():
-            for channel in node.channels:
-                channel.drop_lanes()
-                channel.cancel_timer()
-        await asyncio.sleep(0)  # the loop reports the connections as lost, which spawns the hanging up
-        while self._tasks:
-            await asyncio.wait(self._tasks, timeout=self.limits.dial_timeout)
+        if self._watching is not None:
+            self._watching.cancel()
+        while (
+            True
+        ):  # a connection that was being opened may come late, and each that is closed is handed back by a task
+            for node in self._nodes.values():
+                for channel in node.channels:
+                    channel.close()
+            await asyncio.sleep(0)
+            if not self._tasks:
+                break
+            await asyncio.wait(self._tasks)
         await self.router.aclose()

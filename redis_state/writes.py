@@ -27,6 +27,7 @@ class Save:
         body: The document up to its revision, for the script, which seals it.
         document: All of the document, for MULTI.
         revision: What this write makes.
+        parent: The revision that the object stems from; empty where it is not known.
         score: When, in microseconds since 1970.
         ttl: After how many milliseconds it expires; None is never.
     """
@@ -37,15 +38,19 @@ class Save:
     body: bytes
     document: bytes
     revision: str
+    parent: str
     score: int
     ttl: int | None
 
-    async def always(self, execute: Execute, *, fresh: bool) -> None:
+    async def always(self, execute: Execute, *, fresh: bool) -> str:
         """Save whatever is stored, in one MULTI.
 
         Args:
             execute: Sends an operation and returns its result.
             fresh: Whether the object was never loaded or saved, so that nothing should be stored yet.
+
+        Returns:
+            The revision that is stored now.
         """
         partition, key = self.partition, self.key
         set_: tuple[Argument, ...] = ("SET", key, self.document)
@@ -59,62 +64,63 @@ class Save:
             partition.slot,
             replies=4,
             replay=Replay.GUARDED,
-            fallback=lambda: self._script("", "", replay=1),
+            fallback=lambda: self._script("", replay=1),
         )
-        before, added = await execute(op)
-        if isinstance(before, ReplyError):
-            if added == 1:
-                await execute(command(partition.slot, "ZREM", partition.index, self.session_id))
-            raise refusal(before)
-        if isinstance(added, ReplyError):
-            if fresh:
-                undo = ("DEL", key) if before is None else ("SET", key, before, "KEEPTTL")
-                await execute(command(partition.slot, *undo))
-            raise refusal(added)
-
-    async def if_version(self, execute: Execute, expected: int, parent: str) -> str:
-        """Save if the stored version is the expected one, in one script.
-
-        Args:
-            execute: Sends an operation and returns its result.
-            expected: The version; 0: nothing is stored.
-            parent: The revision that must be the stored one; empty: any with that version.
-
-        Returns:
-            The revision that is stored now.
-        """
-        newest = revisions.newest(parent) if parent else ""
-        op = self._script(expected, newest, replay=0)
-        op.fallback = lambda: self._script(expected, newest, replay=1)
         reply = await execute(op)
+        if op.script is not None:
+            return self._saved(reply, None)
+        for error in reply:
+            if isinstance(error, ReplyError):
+                if error is reply[0] and reply[1] == 1:
+                    await execute(command(partition.slot, "ZREM", partition.index, self.session_id))
+                raise refusal(error)
+        return self.revision
+
+    async def if_version(self, execute: Execute, expected: int) -> str:
+        """Save if the stored version is the expected one (0: nothing is stored), in one script. Returns as `always`."""
+        op = self._script(expected, replay=0)
+        op.fallback = lambda: self._script(expected, replay=1)
+        return self._saved(await execute(op), expected)
+
+    def _saved(self, reply: list[Any], expected: int | None) -> str:
+        """The revision that the script made, or what it found instead."""
         if reply[0] == b"conflict":
-            raise VersionConflictError(expected, int(reply[1]))
+            raise VersionConflictError(expected or 0, int(reply[1]))
         if reply[0] == b"unknown":
             raise OutcomeUnknownError("the save was sent, its reply was lost, and others have written since")
         if reply[0] == b"foreign":
             raise StateDecodeError(self.partition.agent_id, self.session_id, "it has no version to compare with")
         return reply[1].decode() if len(reply) > 1 else self.revision
 
-    def _script(self, expected: int | str, parent: str, *, replay: int) -> Operation:
-        partition = self.partition
-        keys = (self.key, partition.index)
-        ttl = "" if self.ttl is None else self.ttl
-        version, newest = revisions.version(self.revision), revisions.newest(self.revision)
-        what = (self.body, version, newest, expected, parent)
-        return call(
-            SAVE, partition.slot, keys, (*what, self.score, self.session_id, ttl, replay), replay=Replay.GUARDED
-        )
+    def _script(self, expected: int | str, *, replay: int) -> Operation:
+        keys = (self.key, self.partition.index)
+        version, newest, parent = revisions.version(self.revision), revisions.newest(self.revision), self.parent
+        what = (self.body, version, newest, expected, revisions.newest(parent))
+        args = (*what, self.score, self.session_id, "" if self.ttl is None else self.ttl, replay)
+        return call(SAVE, self.partition.slot, keys, args, replay=Replay.GUARDED)
 
 
 @dataclass(slots=True)
 class Append:
-    """One append: where to, what, and when. Attributes as those of `Save`; `line` is the batch up to its revision."""
+    """One append: where to, what, and when.
+
+    Attributes:
+        partition: The keys of the session's agent.
+        key: The key of the state.
+        session_id: The session.
+        line: The batch up to its revision.
+        write_id: The id of this write.
+        seen: The id of the latest write of the session that this store knows of; empty for none.
+        score: When, in microseconds since 1970.
+        ttl: After how many milliseconds the state expires; None leaves its expiry as it is.
+    """
 
     partition: Partition
     key: bytes
     session_id: str
     line: bytes
     write_id: str
+    seen: str
     score: int
     ttl: int | None
 
@@ -125,6 +131,8 @@ class Append:
         reply = await execute(op)
         if reply[0] == b"missing":
             raise StateNotFoundError(self.partition.agent_id, self.session_id)
+        if reply[0] == b"unknown":
+            raise OutcomeUnknownError("the append was sent, its reply was lost, and others have written since")
         if reply[0] == b"foreign":
             raise StateDecodeError(self.partition.agent_id, self.session_id, "it has no version to count up")
         return int(reply[1])
@@ -132,5 +140,5 @@ class Append:
     def _script(self, *, replay: int) -> Operation:
         keys = (self.key, self.partition.index)
         ttl = "" if self.ttl is None else self.ttl
-        args = (self.line, self.write_id, self.score, self.session_id, ttl, replay)
+        args = (self.line, self.write_id, self.seen, self.score, self.session_id, ttl, replay)
         return call(APPEND, self.partition.slot, keys, args, replay=Replay.GUARDED)

@@ -1,18 +1,25 @@
 -- What stands at the end of a value: its version, the ids of its latest writes, the length of its document.
--- See codec.py, which writes and reads the same.
-local TAIL, HISTORY = 160, 12
+-- See revision.py, which writes and reads the same.
+local TAIL, HISTORY = 192, 16
 
--- version (0: nothing is stored), ids as a list with the newest first, length of the document (nil: no batches).
--- JSON that somebody else wrote has no revision: its version is the field of that name, and it has no ids.
+-- The ids in a revision, the newest first. Each has `id`, and `blind` if that write did not look what it replaced.
+local function entries(text, into)
+  for id, kind in text:gmatch('([%w_-][%w_-][%w_-][%w_-][%w_-][%w_-])([,.])') do
+    into[#into + 1] = {id = id, blind = kind == '.'}
+  end
+  return into
+end
+
+-- version (0: nothing is stored), entries, length of the document (nil: no batches follow it).
+-- JSON that somebody else wrote has no revision: its version is the field of that name, and it has no entries.
 local function revision(key)
   local tail = redis.call('GETRANGE', key, -TAIL, -1)
   if tail == '' then
     return 0, {}, nil
   end
-  local version, ids, base = tail:match('"_rev"%s*:%s*"(%d+)%-([%w_,-]*)@?(%d*)"%s*}%s*$')
+  local version, ids, base = tail:match('"_rev"%s*:%s*"(%d+)%-([%w_,.-]*)@?(%d*)"%s*}%s*$')
   if not version then
-    version, ids = tail:match('\164_rev\217.(%d+)%-([%w_,-]*)$')
-    base = ''
+    version, ids = tail:match('\164_rev\217.(%d+)%-([%w_,.-]*)$')
   end
   if not version then
     local ok, document = pcall(cjson.decode, redis.call('GET', key))
@@ -21,32 +28,41 @@ local function revision(key)
     end
     return tonumber(document.version) or 0, {}, nil
   end
-  local list = {}
-  for id in ids:gmatch('[^,]+') do
-    list[#list + 1] = id
+  base = tonumber(base)
+  if not base then
+    return tonumber(version), entries(ids, {}), nil
   end
-  return tonumber(version), list, tonumber(base)
-end
-
--- The ids of the latest writes of a value with appended batches: each batch holds one, the document the rest.
-local function history(key, base)
-  local newest = {}
-  for id in redis.call('GETRANGE', key, base, -1):gmatch('"_rev":"%d+%-([%w_-]+)@%d+"}%f[\n%z]') do
-    table.insert(newest, 1, id)
+  -- Of a value with batches each batch holds one id, and the document the older ones.
+  local lines, list = {}, {}
+  for line in redis.call('GETRANGE', key, base, -1):gmatch('"_rev":"%d+%-([%w_,.-]+)@%d+"}%f[\n%z]') do
+    lines[#lines + 1] = line
   end
-  local document = redis.call('GETRANGE', key, base - TAIL, base - 1)
-  local ids = document:match('"_rev"%s*:%s*"%d+%-([%w_,-]*)"%s*}%s*$') or document:match('\164_rev\217.%d+%-([%w_,-]*)$')
-  for id in (ids or ''):gmatch('[^,]+') do
-    newest[#newest + 1] = id
+  for i = #lines, math.max(1, #lines - HISTORY + 1), -1 do
+    entries(lines[i], list)
   end
-  return newest
+  local document = redis.call('GETRANGE', key, math.max(0, base - TAIL), base - 1)
+  local older = document:match('"_rev"%s*:%s*"%d+%-([%w_,.-]*)"%s*}%s*$') or document:match('\164_rev\217.%d+%-([%w_,.-]*)$')
+  return tonumber(version), entries(older or '', list), base
 end
 
 local function contains(list, id)
-  for _, other in ipairs(list) do
-    if other == id then
+  for _, entry in ipairs(list) do
+    if entry.id == id then
       return true
     end
   end
   return false
+end
+
+-- Whether the entries show every write since the session was created, by a write that looked that nothing was there.
+local function complete(list, version)
+  return #list == version and #list > 0 and not list[#list].blind
+end
+
+-- An error reply if the index is something else: a state must not be written that no listing can show.
+local function broken(index)
+  local kind = redis.call('TYPE', index).ok
+  if kind ~= 'zset' and kind ~= 'none' then
+    return redis.error_reply('WRONGTYPE the index is not a sorted set')
+  end
 end

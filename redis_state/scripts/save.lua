@@ -3,50 +3,69 @@
 -- KEYS  state, index
 -- ARGV  body: the document up to its revision     version, id: this write's
 --       expected: the version that must be stored, or '' for any
---       parent: the id of the write that must be stored, or '' for any of that version
+--       parent: the id of the write that the state stems from, or '' if that is not known
 --       score, member: the place in the index      ttl: milliseconds, or ''
 --       replay: '1' if this write may have happened already
--- Returns {'saved'} | {'conflict', stored version} | {'unknown', stored version} | {'foreign'}
+-- Returns {'saved', revision} | {'conflict', stored version} | {'unknown', stored version} | {'foreign'}
 local body, version, id, expected, parent = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local score, member, ttl, replay = ARGV[6], ARGV[7], ARGV[8], ARGV[9] == '1'
 
-local stored, ids, base = revision(KEYS[1])
+-- Whether it is certain that a conditional write never happened: all writes since the expected version are known, each of
+-- them looked at what it replaced, and the first of them replaced what this one wanted to replace.
+local function never_happened(stored, list, wanted)
+  local since = stored - wanted
+  if since < 1 or since >= #list then
+    return since >= 1 and since == #list and wanted == 0 and complete(list, stored)
+  end
+  for i = 1, since do
+    if list[i].blind then
+      return false
+    end
+  end
+  local replaced = list[since + 1]
+  return replaced.id == parent or (parent == '' and not replaced.blind)
+end
+
+-- Whether a plain write may be repeated: it never happened, or whatever replaced it did so without looking.
+local function repeatable(stored, list)
+  for _, entry in ipairs(list) do
+    if entry.blind or entry.id == parent then
+      return true
+    end
+  end
+  return stored == 0 or #list == 0 or complete(list, stored)
+end
+
+local stored, list = revision(KEYS[1])
 if not stored then
   if expected ~= '' then
     return {'foreign'}
   end
-  stored, ids = 0, {}
+  stored, list = 0, {}
 end
-if base then
-  ids = history(KEYS[1], base)
-end
-if replay and contains(ids, id) then
+if replay and contains(list, id) then
   return {'saved'}
 end
 if expected ~= '' then
   local wanted = tonumber(expected)
-  if stored ~= wanted or (parent ~= '' and ids[1] and ids[1] ~= parent) then
-    -- Only if the ids reach back to the version that this write would have made is its absence a proof.
-    if replay and (stored <= wanted or stored - #ids > wanted) then
+  if stored ~= wanted or (parent ~= '' and list[1] and list[1].id ~= parent) then
+    if replay and not never_happened(stored, list, wanted) then
       return {'unknown', stored}
     end
     return {'conflict', stored}
   end
+elseif replay and not repeatable(stored, list) then
+  return {'unknown', stored}
 end
--- A broken index must not leave a state behind that no listing shows.
-local kind = redis.call('TYPE', KEYS[2]).ok
-if kind ~= 'zset' and kind ~= 'none' then
-  return redis.error_reply('WRONGTYPE the index is not a sorted set')
+local wrong = broken(KEYS[2])
+if wrong then
+  return wrong
 end
 
-local line = {id}
-for _, other in ipairs(ids) do
-  if #line == HISTORY then
-    break
-  end
-  line[#line + 1] = other
+local mark = version .. '-' .. id .. ','
+for i = 1, math.min(#list, HISTORY - 1) do
+  mark = mark .. list[i].id .. (list[i].blind and '.' or ',')
 end
-local mark = version .. '-' .. table.concat(line, ',')
 local document
 if body:byte(1) == 123 then
   document = body .. '"' .. mark .. '"}'

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from redis_state.operation import Operation
     from redis_state.wire import Wire
 
-MAX_BATCH: Final = 256  # operations in flight on one connection; more would only wait in the server
+MAX_BATCH: Final = 1024  # operations in flight on one connection; more would only wait in the server
 MAX_BATCH_BYTES: Final = 1024 * 1024
 
 

@@ -21,8 +21,11 @@ from redis_state.errors import StateEncodeError
 from redis_state.state import S, StateType
 
 Format = Literal["json", "msgpack"]
+_Encoder = msgspec.json.Encoder | msgspec.msgpack.Encoder
 
-_UNENCODABLE: Final = (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError)
+_UNENCODABLE: Final = (TypeError, ValueError, OverflowError, RecursionError, AttributeError, msgspec.MsgspecError)
+_UNDECODABLE: Final = (*_UNENCODABLE, UnicodeDecodeError)
+_SHOWN: Final = 40  # letters of a key in a path
 _MAX_PATH: Final = 32
 _FULL_FIXMAP: Final = 0x8F
 _MAP_16: Final = 0xDE
@@ -59,15 +62,17 @@ class Codec(Generic[S]):
         Raises:
             StateEncodeError: What would be loaded is not equal to the state.
         """
+        encoder = self._json
         try:
-            document = self._json.encode(state)
+            document = encoder.encode(state)
             loaded = self._from_json.decode(document)
             if loaded == state:
                 if self.format == "json":
-                    return document[:-1] + b',"_rev":'
-                return _one_more_field(self._msgpack.encode(state)) + b"\xa4_rev"
+                    return b'{"_rev":' if document == b"{}" else document[:-1] + b',"_rev":'
+                encoder = self._msgpack
+                return _one_more_field(encoder.encode(state)) + b"\xa4_rev"
         except _UNENCODABLE as error:
-            refusal = _refusal(self._json, state, error)
+            refusal = _refusal(encoder, state, error)
         else:
             refusal = _difference(state, loaded, "$")
         raise refusal  # outside of the handler, whose error would be its context and may quote the payload
@@ -113,7 +118,7 @@ class Codec(Generic[S]):
                 state = self._from_msgpack.decode(document)
             if end != len(value):
                 self._extend(state, value[end:])
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError, AttributeError) as error:
+        except _UNDECODABLE as error:
             reason = _reason(error)
         else:
             return state, revision
@@ -157,7 +162,7 @@ def _fields(value: Any) -> list[tuple[str, Any]]:
     """The children of a value, each with its step in a path."""
     if isinstance(value, dict):
         items: list[tuple[Any, Any]] = list(cast("dict[Any, Any]", value).items())
-        return [(f".{k}" if isinstance(k, str) else f"[{type(k).__name__} key]", v) for k, v in items]
+        return [(f".{_shown(k)}" if isinstance(k, str) else f"[{type(k).__name__} key]", v) for k, v in items]
     if isinstance(value, (list, tuple)):
         return [(f"[{i}]", v) for i, v in enumerate(cast("list[Any]", value))]
     if isinstance(value, msgspec.Struct):
@@ -166,7 +171,13 @@ def _fields(value: Any) -> list[tuple[str, Any]]:
     return [(f".{name}", getattr(value, name, None)) for name in names]
 
 
-def _refusal(encoder: msgspec.json.Encoder, value: Any, error: Exception) -> StateEncodeError:
+def _shown(key: str) -> str:
+    """A key as it may stand in a message: short, and on one line."""
+    shown = key[:_SHOWN] + ("..." if len(key) > _SHOWN else "")
+    return shown if shown.isprintable() else ascii(shown)[1:-1]
+
+
+def _refusal(encoder: _Encoder, value: Any, error: Exception) -> StateEncodeError:
     """The error for a value that cannot be encoded, or encoded but not decoded: its path and why."""
     if isinstance(error, msgspec.ValidationError):
         path = re.search(r"at `(?:key` in `)?(\$[^`]*)`", str(error))
@@ -182,12 +193,14 @@ def _refusal(encoder: msgspec.json.Encoder, value: Any, error: Exception) -> Sta
             break
     if isinstance(error, RecursionError):
         return StateEncodeError(path, "it is nested too deeply, or holds itself")
+    if isinstance(error, AttributeError):
+        return StateEncodeError(path, "one of its fields was deleted")
     if isinstance(error, UnicodeEncodeError):
         return StateEncodeError(path, "it holds a lone surrogate, which UTF-8 cannot express")
-    return StateEncodeError(path, f"a {type(value).__name__} has no faithful form in JSON and MessagePack")
+    return StateEncodeError(path, f"{type(value).__name__} has no faithful form there")
 
 
-def _encodes(encoder: msgspec.json.Encoder, value: Any) -> bool:
+def _encodes(encoder: _Encoder, value: Any) -> bool:
     try:
         encoder.encode(value)
     except _UNENCODABLE:
@@ -207,7 +220,7 @@ def _difference(saved: Any, loaded: Any, path: str) -> StateEncodeError:
                 break
         else:
             break
-    return StateEncodeError(path, f"a {type(saved).__name__} would come back as {type(loaded).__name__}")
+    return StateEncodeError(path, f"{type(saved).__name__} would come back as {type(loaded).__name__}")
 
 
 def _same(a: Any, b: Any) -> bool:

@@ -14,6 +14,7 @@ from redis.backoff import NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 
 from redis_state.connect import ClusterRouter, PlainRouter, Router
+from redis_state.limits import Limits
 
 if TYPE_CHECKING:
     from redis.credentials import CredentialProvider
@@ -72,13 +73,14 @@ class RedisConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
+        Limits(self.dial_timeout, self.read_timeout, self.write_timeout, self.pool_size)
+        for name in ("addrs", "sentinel_addrs"):
+            if not isinstance(getattr(self, name), list):
+                raise TypeError(f"{name} must be a list of host:port")
         if not self.addrs:
             raise ValueError("addrs must name at least one host:port")
-        if self.pool_size < 1:
-            raise ValueError("pool_size must be 1 or more")
-        for name in ("dial_timeout", "read_timeout", "write_timeout"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be a number of seconds above 0")
+        if self.db < 0:
+            raise ValueError("db must be 0 or more")
         if bool(self.master_name) != bool(self.sentinel_addrs):
             raise ValueError("master_name and sentinel_addrs go together")
         if self.is_cluster and self.db:
@@ -94,6 +96,7 @@ class RedisConfig:
         return (self.cluster or len(self.addrs) > 1) and not self.master_name and not self.unix_socket
 
 
+_PORTS: Final = 65536
 _SCHEMES: Final = {
     "redis": (False, ""),
     "rediss": (True, ""),
@@ -130,9 +133,11 @@ def parse_url(url: str, *, tls_verify: bool = True) -> RedisConfig:
     Raises:
         ValueError: The scheme or an option is unknown, or a value cannot be read. The text holds no password.
     """
+    if not isinstance(url, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"the URL must be a string, not {type(url).__name__}")
     scheme, separator, rest = url.partition("://")
     if not separator or scheme not in _SCHEMES:
-        known = ", ".join(f"{name}://" for name in _SCHEMES)
+        known = ", ".join(f"{name}://" for name in ("memory", *_SCHEMES))
         raise ValueError(f"the URL must start with one of {known}")
     tls, kind = _SCHEMES[scheme]
     rest, _, query = rest.partition("?")
@@ -147,12 +152,16 @@ def parse_url(url: str, *, tls_verify: bool = True) -> RedisConfig:
     segments = [unquote(segment) for segment in path.split("/") if segment]
     if kind == "unix":
         values["unix_socket"] = unquote(authority + slash + path)
+        if not values["unix_socket"]:
+            raise ValueError("a Unix socket URL looks like unix:///path/to/redis.sock")
     elif kind == "sentinel":
         if not addrs or not segments:
             raise ValueError("a Sentinel URL looks like redis+sentinel://host:26379,host:26379/mymaster/0")
         values["sentinel_addrs"], values["master_name"] = addrs, segments.pop(0)
     elif addrs:
         values["addrs"] = addrs
+    elif kind == "cluster":
+        raise ValueError("a cluster URL looks like redis+cluster://host:7001,host:7002")
     if segments and kind != "unix":
         if len(segments) > 1 or not segments[0].isdecimal():
             raise ValueError("the URL's path must be a database number")
@@ -167,11 +176,14 @@ def parse_url(url: str, *, tls_verify: bool = True) -> RedisConfig:
 
 
 def _options(query: str) -> dict[str, Any]:
+    if "@" in query:  # what follows is not shown: it may be a part of a password
+        raise ValueError("in a URL the characters ?, /, # and @ of a password must be percent-encoded")
     values: dict[str, Any] = {}
     for name, text in parse_qsl(query, keep_blank_values=True):
         read = _OPTIONS.get(name)
         if read is None:
-            raise ValueError(f"unknown option {name!r} in the URL; known are {', '.join(_OPTIONS)}")
+            shown = f" {name!r}" if name.isidentifier() else ""
+            raise ValueError(f"unknown option{shown} in the URL; known are {', '.join(_OPTIONS)}")
         try:
             values[name] = read(text)
         except (ValueError, KeyError):
@@ -185,8 +197,9 @@ def _split_address(address: str, default_port: int) -> tuple[str, int]:
     host, colon, port = address.rpartition(":")
     if not colon or address.endswith("]"):
         host, port = address, str(default_port)
-    if not port.isdecimal() or not host:
-        raise ValueError(f"{address!r} is no address; write host:port")
+    # What is no address may be a misplaced password, so it is not shown.
+    if not host or "@" in host or not port.isdecimal() or not 0 < int(port) < _PORTS:
+        raise ValueError("an address is not of the form host:port")
     return host.strip("[]"), int(port)
 
 
@@ -196,6 +209,8 @@ def connect(config: RedisConfig) -> Router:
     They retry nothing by themselves: the wire knows what may be repeated. They speak RESP2, in which a server sends
     nothing unasked, and take part in no maintenance notifications, for which redis-py would leave replies unread.
     """
+    if not isinstance(config, RedisConfig):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"the configuration must be a RedisConfig, not {type(config).__name__}")
     common: dict[str, Any] = {
         "username": config.username,
         "password": config.password,

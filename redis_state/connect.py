@@ -290,6 +290,8 @@ def describe(error: BaseException | None, name: str) -> Failure:  # noqa: PLR091
         return Failure(f"the user may not connect to {name}", "NOPERM", final=True)
     if isinstance(error, MasterNotFoundError):
         return Failure(f"no Sentinel names {name}; check master_name and sentinel_addrs")
+    if isinstance(error, redis_errors.ResponseError) and "DB index" in str(error):
+        return Failure(f"{name} has no database of that number", "ERR", final=True)
     if isinstance(error, redis_errors.BusyLoadingError):
         return Failure(f"{name} is loading its data")
     if isinstance(error, redis_errors.RedisClusterException):

@@ -99,6 +99,8 @@ class Keys:
     """
 
     def __init__(self, prefix: str, partitions: int) -> None:
+        if not isinstance(prefix, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"key_prefix must be a string, not {type(prefix).__name__}")
         if "{" in prefix or "}" in prefix:
             raise ValueError("key_prefix must not hold braces: they would put every key into one slot")
         if partitions < 1:
@@ -141,10 +143,13 @@ class Keys:
             return parts[0]
         return parts[zlib.crc32(check_id(session_id, "session_id").encode()) % self.partitions]
 
-    def agent_of(self, key: bytes) -> str:
-        """The agent whose index or state stands under a key, given as SCAN returns it."""
+    def agent_of(self, key: bytes) -> str | None:
+        """The agent whose index or state stands under a key, None where the key is not this library's."""
         tag = key[key.index(b"{") + 1 : key.index(b"}")]
-        return unquote(tag.partition(b":")[0].decode())
+        try:
+            return check_id(unquote(tag.partition(b":")[0].decode(), errors="strict"), "agent_id")
+        except (UnicodeDecodeError, InvalidIdError):
+            return None
 
     def pattern_of(self, partition: Partition) -> bytes:
         """A SCAN pattern for the state keys of one partition."""
@@ -153,4 +158,4 @@ class Keys:
 
     def session_of(self, key: bytes) -> str:
         """The session whose state stands under a key, given as SCAN returns it."""
-        return unquote(key[key.index(b"}:") + 2 :].decode())
+        return unquote(key[key.index(b"}:") + 2 :].decode(), errors="strict")

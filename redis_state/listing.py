@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import re
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from redis_state.clock import moment
-from redis_state.errors import ServerRefusedError
+from redis_state.errors import InvalidIdError, ServerRefusedError
 from redis_state.operation import Operation, Replay, block, call, command, pack
 from redis_state.replies import ReplyError, refusal
 from redis_state.scripts import DELETE, REPAIR
@@ -60,6 +61,14 @@ def _entries(reply: list[Any]) -> list[Entry]:
     else:
         pairs = list(zip(reply[::2], reply[1::2], strict=True))
     return [Entry(float(score), member) for member, score in pairs if member != _COMPLETE]
+
+
+def _state_key(partition: Partition, member: bytes) -> bytes | None:
+    """The key of the state that an index member stands for, None where it is no session id."""
+    try:
+        return partition.state(member.decode())
+    except (UnicodeDecodeError, InvalidIdError):
+        return None
 
 
 class Listing:
@@ -125,7 +134,7 @@ class Listing:
                 while True:
                     scan = command(None, "SCAN", cursor, "MATCH", pattern, "COUNT", PAGE, node=node)
                     cursor, found = await self._submit(scan)
-                    agent_ids = {self._keys.agent_of(key) for key in found} - seen
+                    agent_ids = {agent for agent in map(self._keys.agent_of, found) if agent is not None} - seen
                     seen |= agent_ids
                     living = await asyncio.gather(*(self.newest(agent_id, 1) for agent_id in agent_ids))
                     for agent_id, entries in zip(agent_ids, living, strict=True):
@@ -146,7 +155,11 @@ class Listing:
             if await self._evictions(part.slot):
                 await self._restore(part)
             while members := await self._submit(command(part.slot, "ZRANGE", part.index, 0, PAGE - 1)):
-                states = [part.state(member.decode()) for member in members]
+                states = [state for state in map(_state_key, repeat(part), members) if state is not None]
+                if len(states) < len(members):  # some are no session's
+                    foreign = [member for member in members if _state_key(part, member) is None]
+                    await self._submit(command(part.slot, "ZREM", part.index, *foreign))
+                    continue
                 deleted += (await self.delete(part, states, members))[0]
                 if progress is not None:
                     progress(deleted)
@@ -172,24 +185,24 @@ class Listing:
         """The newest entries of one partition that have a state."""
         found: list[Entry] = []
         cursor: Entry | None = None
-        while len(found) < limit:
-            size = min(PAGE, limit - len(found))
-            page = await self._page(partition, cursor, size)
+        more = True
+        while more and len(found) < limit:
+            page, more = await self._page(partition, cursor, min(PAGE, limit - len(found)))
             found += await self._living(partition, page)
-            if len(page) < size:
-                break
-            cursor = page[-1]
+            cursor = page[-1] if page else cursor
         return found
 
     async def _pages(self, partition: Partition, cursor: Entry | None) -> AsyncIterator[Entry]:
         """Every entry of one partition after a cursor that has a state, newest first."""
-        while page := await self._page(partition, cursor, PAGE):
+        more = True
+        while more:
+            page, more = await self._page(partition, cursor, PAGE)
             for entry in await self._living(partition, page):
                 yield entry
-            cursor = page[-1]
+            cursor = page[-1] if page else cursor
 
-    async def _page(self, partition: Partition, cursor: Entry | None, size: int) -> list[Entry]:
-        """The entries after a cursor, newest first; fewer than `size` only at the end."""
+    async def _page(self, partition: Partition, cursor: Entry | None, size: int) -> tuple[list[Entry], bool]:
+        """Up to `size` entries after a cursor, newest first, and whether more may follow."""
         slot, index = partition.slot, partition.index
         top = "+inf" if cursor is None else repr(cursor.score)
         offset = 0
@@ -204,8 +217,9 @@ class Listing:
                 reply = await read
             entries = _entries(reply)
             fresh = entries if cursor is None else [entry for entry in entries if entry < cursor]
-            if fresh or len(reply) < size:
-                return fresh
+            read_all = len(entries) < size
+            if fresh or read_all:
+                return fresh, not read_all
             offset += size  # all of them share the cursor's score and stand before it
 
     async def _all(self, partition: Partition) -> list[Entry]:
@@ -232,17 +246,22 @@ class Listing:
 
     async def _living(self, partition: Partition, entries: Sequence[Entry]) -> list[Entry]:
         """Those entries that have a state; the others are removed."""
+        slot = partition.slot
+        keys = [_state_key(partition, entry.member) for entry in entries]
+        if None in keys:
+            foreign = [entry.member for entry, key in zip(entries, keys, strict=True) if key is None]
+            await self._submit(command(slot, "ZREM", partition.index, *foreign))
+            entries = [entry for entry, key in zip(entries, keys, strict=True) if key is not None]
         if not entries:
             return []
-        slot = partition.slot
-        states = [partition.state(entry.session_id) for entry in entries]
+        states = [key for key in keys if key is not None]
         if await self._submit(command(slot, "EXISTS", *states)) == len(states):
             return list(entries)
         found = await asyncio.gather(*(self._submit(command(slot, "EXISTS", state)) for state in states))
         dead = [number for number, exists in enumerate(found) if not exists]
         if dead:
-            keys = [partition.index, *(states[number] for number in dead)]
-            await self._submit(call(REPAIR, slot, keys, [entries[number].member for number in dead]))
+            looked_at = [partition.index, *(states[number] for number in dead)]
+            await self._submit(call(REPAIR, slot, looked_at, [entries[number].member for number in dead]))
         return [entry for entry, exists in zip(entries, found, strict=True) if exists]
 
     def _evictions(self, slot: int) -> asyncio.Future[bool]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Any, Generic, Self
@@ -14,10 +13,10 @@ from redis_state.errors import StateDecodeError, StateNotFoundError, StoreClosed
 from redis_state.keys import check_id
 from redis_state.metrics import Metrics
 from redis_state.optimistic import update
-from redis_state.state import AgentState, S, SessionInfo, StateType
+from redis_state.state import AgentState, S, SessionInfo, Stamp, StateType
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
     from datetime import datetime, timedelta
     from types import TracebackType
 
@@ -29,6 +28,7 @@ class _Session:
     value: bytes
     revision: str
     score: int
+    ttl: int | None
     expires_at: float  # by `monotonic`; infinity is never
 
 
@@ -67,51 +67,63 @@ class MemoryStateStore(Generic[S]):
     def __repr__(self) -> str:
         return f"<MemoryStateStore of {self._types.cls.__name__}: {len(self._agents)} agents>"
 
-    async def save(self, state: S, *, if_version: int | None = None, ttl: timedelta | None = None) -> None:
+    def save(
+        self, state: S, *, if_version: int | None = None, ttl: timedelta | None = None
+    ) -> Coroutine[Any, Any, None]:
         """See `StateStore.save`."""
         started = perf_counter()
-        self._types.read(state)
-        if if_version is not None:
-            self._types.require("version", "save(if_version=)")
         try:
-            self._save(state, if_version, ttl)
-        except BaseException as error:
-            self._metrics.save.failed(started, error)
-            raise
-        self._metrics.save.done(started)
-        await asyncio.sleep(0)
+            now = self._clock()
+            stamp = self._types.stamp(state, if_version, now)
+            try:
+                key = self._key(state)
+                session = self._draft(state, stamp, now, ttl)
+            except BaseException:
+                stamp.undo()
+                raise
+        except Exception as error:  # noqa: BLE001  # whatever it is, it belongs to who awaits the save
+            return self._refuse(error, started)
+        return self._save(key, session, stamp, if_version, started)
 
-    def _save(self, state: Any, if_version: int | None, ttl: timedelta | None) -> None:
-        types = self._types
-        agent_id, session_id = state.agent_id, state.session_id
-        sessions = self._sessions(agent_id, session_id)
-        before, updated_at, parent = types.read(state)
-        now = self._clock()
-        version = (before if if_version is None else if_version) + 1
-        revision = revisions.make(version, next(self._write_ids), parent, looked=True)
-        left = milliseconds(ttl) or self._ttl
-        types.stamp(state, version, moment(now))
+    @staticmethod
+    def _key(state: Any) -> tuple[str, str]:
+        return check_id(state.agent_id, "agent_id"), check_id(state.session_id, "session_id")
+
+    def _draft(self, state: Any, stamp: Stamp, now: int, ttl: timedelta | None) -> _Session:
+        left = self._ttl if ttl is None else milliseconds(ttl)
+        revision = revisions.make(stamp.version, next(self._write_ids), stamp.parent, looked=True)
+        value = self._codec.seal(self._codec.encode(state), revision)
+        return _Session(value, revision, now, left, _expiry(left))
+
+    async def _refuse(self, error: Exception, started: float) -> None:
+        self._metrics.save.failed(started, error)
+        raise error
+
+    async def _save(
+        self, key: tuple[str, str], session: _Session, stamp: Stamp, if_version: int | None, started: float
+    ) -> None:
         try:
-            body = self._codec.encode(state)
+            stored = self._find(*key)
             if if_version is not None:
-                stored = sessions.get(session_id)
                 found = 0 if stored is None else revisions.version(stored.revision)
-                stems = parent if before == if_version else ""
-                same = stored is None or not stems or revisions.newest(stored.revision) == revisions.newest(stems)
+                parent = revisions.newest(stamp.parent)
+                same = stored is None or not parent or revisions.newest(stored.revision) == parent
                 if found != if_version or not same:
                     raise VersionConflictError(if_version, found)
-        except BaseException:
-            types.unstamp(state, version, before, updated_at)
+        except BaseException as error:
+            stamp.undo()
+            self._metrics.save.failed(started, error)
             raise
-        value = self._codec.seal(body, revision)
-        sessions[session_id] = _Session(value, revision, now, _expiry(left))
-        types.remember(state, revision)
+        session.expires_at = _expiry(session.ttl)
+        self._agents.setdefault(key[0], {})[key[1]] = session
+        stamp.keep(session.revision)
+        self._metrics.save.done(started)
 
     async def load(self, agent_id: str, session_id: str) -> S:
         """See `StateStore.load`."""
         started = perf_counter()
         try:
-            session = self._sessions(agent_id, session_id).get(session_id)
+            session = self._find(agent_id, session_id)
             if session is None:
                 raise StateNotFoundError(agent_id, session_id)
             if self._refresh_ttl and self._ttl is not None:
@@ -121,7 +133,6 @@ class MemoryStateStore(Generic[S]):
             self._metrics.load.failed(started, error)
             raise
         self._metrics.load.done(started)
-        await asyncio.sleep(0)
         return state
 
     async def load_many(self, agent_id: str, session_ids: Iterable[str]) -> dict[str, S]:
@@ -129,10 +140,12 @@ class MemoryStateStore(Generic[S]):
         started = perf_counter()
         found: dict[str, S] = {}
         try:
-            sessions = self._sessions(agent_id)
+            self._check(agent_id)
             for session_id in session_ids:
-                session = sessions.get(check_id(session_id, "session_id"))
+                session = self._find(agent_id, session_id)
                 if session is not None:
+                    if self._refresh_ttl and self._ttl is not None:
+                        session.expires_at = _expiry(self._ttl)
                     found[session_id] = self._decode(agent_id, session_id, session.value)
         except BaseException as error:
             self._metrics.load.failed(started, error)
@@ -151,18 +164,18 @@ class MemoryStateStore(Generic[S]):
     ) -> S:
         """See `SessionStore.update`."""
         self._types.require("version", "update()")
-        return await update(self, self._types, agent_id, session_id, fn, attempts=attempts, ttl=ttl)
+        return await update(self, agent_id, session_id, fn, attempts=attempts, ttl=ttl)
 
     async def append(
         self, agent_id: str, session_id: str, messages: Iterable[Any], *, ttl: timedelta | None = None
     ) -> int:
         """See `SessionStore.append`."""
         self._types.require("messages", "append()")
-        sessions = self._sessions(agent_id, session_id)
+        self._check(agent_id, session_id)
         now = self._clock()
-        left = milliseconds(ttl) or self._ttl
+        left = self._ttl if ttl is None else milliseconds(ttl)
         line = self._codec.encode_batch(list(messages), moment(now))
-        session = sessions.get(session_id)
+        session = self._find(agent_id, session_id)
         if session is None:
             raise StateNotFoundError(agent_id, session_id)
         _, length = revisions.read(session.value)
@@ -178,7 +191,9 @@ class MemoryStateStore(Generic[S]):
         """See `StateStore.delete`."""
         started = perf_counter()
         try:
-            deleted = self._sessions(agent_id, session_id).pop(session_id, None) is not None
+            deleted = self._find(agent_id, session_id) is not None
+            if deleted:
+                del self._agents[agent_id][session_id]
         except BaseException as error:
             self._metrics.delete.failed(started, error)
             raise
@@ -202,13 +217,15 @@ class MemoryStateStore(Generic[S]):
         self, agent_id: str, *, limit: int | None = None, before: SessionInfo | datetime | None = None
     ) -> AsyncIterator[SessionInfo]:
         """See `SessionStore.sessions`."""
+        if limit is not None and limit < 0:
+            raise ValueError("limit must be 0 or more")
         if isinstance(before, SessionInfo):
             cursor = (microseconds(before.updated_at), before.session_id.encode())
         else:
             cursor = None if before is None else (microseconds(before), b"")
         entries = [e for e in self._newest(agent_id) if cursor is None or (e[0], e[1].encode()) < cursor]
         for score, session_id in entries[:limit]:
-            if session_id in self._sessions(agent_id):
+            if self._find(agent_id, session_id) is not None:
                 yield SessionInfo(session_id, moment(score))
 
     async def count(self, agent_id: str) -> int:
@@ -217,14 +234,14 @@ class MemoryStateStore(Generic[S]):
 
     async def exists(self, agent_id: str, session_id: str) -> bool:
         """See `SessionStore.exists`."""
-        return session_id in self._sessions(agent_id, session_id)
+        return self._find(agent_id, session_id) is not None
 
     async def touch(self, agent_id: str, session_id: str, *, ttl: timedelta | None = None) -> bool:
         """See `SessionStore.touch`."""
-        left = milliseconds(ttl) or self._ttl
+        left = self._ttl if ttl is None else milliseconds(ttl)
         if left is None:
             raise ValueError("touch() needs a ttl, here or on the store")
-        session = self._sessions(agent_id, session_id).get(session_id)
+        session = self._find(agent_id, session_id)
         if session is not None:
             session.expires_at = _expiry(left)
         return session is not None
@@ -240,14 +257,14 @@ class MemoryStateStore(Generic[S]):
 
     async def agents(self) -> AsyncIterator[str]:
         """See `SessionStore.agents`."""
-        self._check_open()
+        self._check("any")
         for agent_id in list(self._agents):
             if self._sessions(agent_id):
                 yield agent_id
 
     async def ping(self) -> None:
         """See `SessionStore.ping`."""
-        self._check_open()
+        self._check("any")
 
     async def aclose(self) -> None:
         """See `StateStore.aclose`. The states are forgotten."""
@@ -256,7 +273,7 @@ class MemoryStateStore(Generic[S]):
 
     async def __aenter__(self) -> Self:
         """Use the store."""
-        self._check_open()
+        self._check("any")
         return self
 
     async def __aexit__(
@@ -265,20 +282,28 @@ class MemoryStateStore(Generic[S]):
         """Close."""
         await self.aclose()
 
-    def _check_open(self) -> None:
+    def _check(self, agent_id: str, session_id: str = "any") -> None:
+        """Refuse ids that are none, and a closed store."""
+        check_id(agent_id, "agent_id")
+        check_id(session_id, "session_id")
         if self._closed:
             raise StoreClosedError("the store is closed; open another one")
 
-    def _sessions(self, agent_id: str, session_id: str | None = None) -> dict[str, _Session]:
-        """The agent's sessions that have not expired, the ids checked."""
-        check_id(agent_id, "agent_id")
-        if session_id is not None:
-            check_id(session_id, "session_id")
-        self._check_open()
-        sessions = self._agents.setdefault(agent_id, {})
+    def _find(self, agent_id: str, session_id: str) -> _Session | None:
+        """A session that has not expired."""
+        self._check(agent_id, session_id)
+        session = self._agents.get(agent_id, {}).get(session_id)
+        if session is None or session.expires_at > monotonic():
+            return session
+        del self._agents[agent_id][session_id]
+        return None
+
+    def _sessions(self, agent_id: str) -> dict[str, _Session]:
+        """The agent's sessions that have not expired."""
+        self._check(agent_id)
         now = monotonic()
-        for expired in [key for key, session in sessions.items() if session.expires_at <= now]:
-            del sessions[expired]
+        sessions = {key: session for key, session in self._agents.get(agent_id, {}).items() if session.expires_at > now}
+        self._agents[agent_id] = sessions
         return sessions
 
     def _newest(self, agent_id: str) -> list[tuple[int, str]]:

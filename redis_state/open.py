@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Unpack
 
 from redis_state.memory_store import MemoryStateStore
-from redis_state.redis_store import RedisStateStore, StoreOptions
+from redis_state.options import StoreOptions, check_options
+from redis_state.redis_store import RedisStateStore
 from redis_state.state import AgentState, T
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def open_store(
         ValueError: The URL cannot be read.
     """
     if url == "memory://":
+        check_options(options)
         return MemoryStateStore(
             state_type=state_type,
             ttl=options.get("ttl"),

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import inspect
 import random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from redis_state.errors import VersionConflictError
-from redis_state.state import S, StateType
+from redis_state.state import S
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -17,9 +17,12 @@ if TYPE_CHECKING:
     from redis_state.protocol import StateStore
 
 
+class _Versioned(Protocol):
+    version: int
+
+
 async def update(
     store: StateStore[S],
-    types: StateType[S],
     agent_id: str,
     session_id: str,
     fn: Callable[[S], Any | Awaitable[Any]],
@@ -32,7 +35,7 @@ async def update(
         raise ValueError("attempts must be 1 or more")
     for attempt in range(1, attempts + 1):
         state = await store.load(agent_id, session_id)
-        version, _, _ = types.read(state)
+        version = cast("_Versioned", state).version
         result = fn(state)
         if inspect.isawaitable(result):
             await result

@@ -31,3 +31,14 @@ class StoreOptions(TypedDict, total=False):
     replicas: int
     meter_provider: MeterProvider | None
     logger: logging.Logger | None
+
+
+def check_options(options: StoreOptions) -> None:
+    """Refuse a name that is none of theirs, which would be ignored.
+
+    Raises:
+        TypeError: There is one.
+    """
+    unknown = sorted(set(options) - set(StoreOptions.__annotations__))
+    if unknown:
+        raise TypeError(f"unknown option {unknown[0]!r}; known are {', '.join(StoreOptions.__annotations__)}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 from redis_state.state import S
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
     from datetime import datetime, timedelta
     from types import TracebackType
 
@@ -21,21 +21,26 @@ class StateStore(Protocol[S]):
     of the server's or the network's half of `redis_state.errors`. None of them looks like "no such session".
     """
 
-    async def save(self, state: S, *, if_version: int | None = None, ttl: timedelta | None = None) -> None:
+    def save(
+        self, state: S, *, if_version: int | None = None, ttl: timedelta | None = None
+    ) -> Coroutine[Any, Any, None]:
         """Replace the session's state and put the session first in its agent's list, both or neither.
 
-        What is saved is the state as it is when `save` is called. The object is stamped with `version`, one higher, and
-        `updated_at`; a save that fails leaves it as it was. Without `if_version` the last write wins.
+        What is saved is the state as it is when `save` is called, also where the call is awaited later. The object is
+        stamped with `version`, one higher, and `updated_at`; a save that fails leaves it as it was. Without
+        `if_version` the last write wins.
 
         Args:
             state: A state of the store's type.
-            if_version: Save only if this version is stored; 0: only if nothing is. Where the object was loaded or saved
-                by a store, the stored state must moreover stem from the same write, so that a plain save that brought
-                back an old number is noticed as well.
+            if_version: Save only if this version is stored; 0: only if nothing is. Where it is the version at which the
+                object was loaded or saved, the stored state must moreover stem from the same write, so that a plain
+                save which brought back an old number is noticed as well. That takes an object with room for a note: an
+                `AgentState`, a Struct with ``dict=True``, a dataclass without slots.
             ttl: After how long the state expires, exact to the millisecond; None is the store's own `ttl`.
 
         Raises:
             TypeError: It is no state of the store's type, or `if_version` is given and the type has no `version`.
+            ValueError: A version is negative, or the `ttl` is below a millisecond.
             StateEncodeError: Loading would return something else.
             VersionConflictError: Another version is stored than `if_version`. A save that has landed and is replayed
                 after a lost reply is a success, never a conflict.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from datetime import datetime, timedelta
 from time import perf_counter
 from types import TracebackType
@@ -20,15 +20,16 @@ from redis_state.connect import ClusterRouter, PlainRouter, Router
 from redis_state.errors import ServerRefusedError, StateDecodeError, StateNotFoundError
 from redis_state.keys import Keys, Partition
 from redis_state.layout import check_layout
+from redis_state.limits import Limits
 from redis_state.listing import Entry, Listing
 from redis_state.metrics import Metrics
 from redis_state.operation import EXEC, MULTI, Operation, command
 from redis_state.optimistic import update
-from redis_state.options import StoreOptions
+from redis_state.options import StoreOptions, check_options
 from redis_state.replies import ReplyError, refusal
-from redis_state.state import AgentState, S, SessionInfo, StateType, T
+from redis_state.state import AgentState, S, SessionInfo, Stamp, StateType, T
 from redis_state.sweeper import Sweeper
-from redis_state.wire import Limits, Wire
+from redis_state.wire import Wire
 from redis_state.writes import Append, Save
 
 _MGET: Final = 100  # states that one command loads, so that it holds the server for no more than a millisecond
@@ -64,6 +65,7 @@ class RedisStateStore(Generic[S]):
         pool_size: int = 10,
         **options: Unpack[StoreOptions],
     ) -> None:
+        check_options(options)
         self._types = StateType(state_type)
         self._codec = Codec(self._types, options.get("format", "json"))
         self._keys = Keys(key_prefix, options.get("partitions", 1))
@@ -135,46 +137,54 @@ class RedisStateStore(Generic[S]):
     def __repr__(self) -> str:
         return f"<RedisStateStore of {self._types.cls.__name__} at {self._wire.router.name}: {self._wire!r}>"
 
-    async def save(self, state: S, *, if_version: int | None = None, ttl: timedelta | None = None) -> None:
+    def save(
+        self, state: S, *, if_version: int | None = None, ttl: timedelta | None = None
+    ) -> Coroutine[Any, Any, None]:
         """See `StateStore.save`."""
         started = perf_counter()
-        types = self._types
-        before, updated_at, parent = types.read(state)
-        if if_version is not None:
-            types.require("version", "save(if_version=)")
         try:
             now = self._clock()
-            version = (before if if_version is None else if_version) + 1
-            types.stamp(state, version, moment(now))
+            stamp = self._types.stamp(state, if_version, now)
             try:
-                if if_version is not None and before != if_version:
-                    parent = ""  # the caller means a number, not what the object was loaded as
-                write = self._save(state, version, parent, now, ttl)
-                if if_version is None:
-                    if not write.partition.checked:
-                        await self._check_index(write.partition)
-                    revision = await write.always(self._execute, fresh=before == 0 and types.has_version)
-                else:
-                    revision = await write.if_version(self._execute, if_version)
+                write = self._draft(state, stamp, now, ttl)
             except BaseException:
-                types.unstamp(state, version, before, updated_at)
+                stamp.undo()
                 raise
-        except BaseException as error:
-            self._metrics.save.failed(started, error)
-            raise
-        types.remember(state, revision)
-        self._seen.note(write.key, revision)
-        self._sweeper.saved(write.partition, write.ttl)
-        self._metrics.save.done(started)
+        except Exception as error:  # noqa: BLE001  # whatever it is, it belongs to who awaits the save
+            return self._refuse(error, started)
+        return self._save(write, stamp, if_version, started)
 
-    def _save(self, state: Any, version: int, parent: str, now: int, ttl: timedelta | None) -> Save:
+    def _draft(self, state: Any, stamp: Stamp, now: int, ttl: timedelta | None) -> Save:
+        """The write of a state as it is now."""
         session_id = state.session_id
         partition = self._keys.session(state.agent_id, session_id)
         key = partition.state(session_id)
+        left = self._ttl if ttl is None else milliseconds(ttl)
         body = self._codec.encode(state)
-        revision = revisions.make(version, next(self._write_ids), parent)
+        revision = revisions.make(stamp.version, next(self._write_ids), stamp.parent)
         document = self._codec.seal(body, revision)
-        return Save(partition, key, session_id, body, document, revision, parent, now, milliseconds(ttl) or self._ttl)
+        return Save(partition, key, session_id, body, document, revision, stamp.parent, now, left)
+
+    async def _refuse(self, error: Exception, started: float) -> None:
+        self._metrics.save.failed(started, error)
+        raise error
+
+    async def _save(self, write: Save, stamp: Stamp, if_version: int | None, started: float) -> None:
+        try:
+            if if_version is None:
+                if not write.partition.checked:
+                    await self._check_index(write.partition)
+                revision = await write.always(self._execute, fresh=stamp.is_fresh)
+            else:
+                revision = await write.if_version(self._execute, if_version)
+        except BaseException as error:
+            stamp.undo()
+            self._metrics.save.failed(started, error)
+            raise
+        stamp.keep(revision)
+        self._seen.note(write.key, revision)
+        self._sweeper.saved(write.partition, write.ttl)
+        self._metrics.save.done(started)
 
     async def load(self, agent_id: str, session_id: str) -> S:
         """See `StateStore.load`."""
@@ -200,22 +210,30 @@ class RedisStateStore(Generic[S]):
         """See `SessionStore.load_many`."""
         started = perf_counter()
         try:
+            self._keys.agent(agent_id)
             by_partition: dict[Partition, list[str]] = {}
             wanted = list(dict.fromkeys(session_ids))
             for session_id in wanted:
                 by_partition.setdefault(self._keys.session(agent_id, session_id), []).append(session_id)
             await self._ready()
-            reads: list[tuple[list[str], asyncio.Future[Any]]] = []
+            reads: list[asyncio.Future[Any]] = []
+            order: list[str] = []
+            refresh = ("PX", self._ttl) if self._refresh_ttl and self._ttl is not None else None
             for partition, ids in by_partition.items():
+                order += ids
+                keys = [partition.state(session_id) for session_id in ids]
+                if refresh is not None:
+                    reads += [self._submit(command(partition.slot, "GETEX", key, *refresh)) for key in keys]
+                    continue
                 for start in range(0, len(ids), _MGET):
-                    some = ids[start : start + _MGET]
-                    keys = [partition.state(session_id) for session_id in some]
-                    reads.append((some, self._submit(command(partition.slot, "MGET", *keys))))
-            found: dict[str, S] = {}
-            for (some, _), values in zip(reads, await asyncio.gather(*(read for _, read in reads)), strict=True):
-                for session_id, value in zip(some, values, strict=True):
-                    if value is not None:
-                        found[session_id], _ = self._decode(agent_id, session_id, value)
+                    reads.append(self._submit(command(partition.slot, "MGET", *keys[start : start + _MGET])))
+            replies = await asyncio.gather(*reads)
+            values = replies if refresh is not None else [value for reply in replies for value in reply]
+            found = {
+                session_id: self._decode(agent_id, session_id, value)[0]
+                for session_id, value in zip(order, values, strict=True)
+                if value is not None
+            }
         except BaseException as error:
             self._metrics.load.failed(started, error)
             raise
@@ -233,7 +251,7 @@ class RedisStateStore(Generic[S]):
     ) -> S:
         """See `SessionStore.update`."""
         self._types.require("version", "update()")
-        return await update(self, self._types, agent_id, session_id, fn, attempts=attempts, ttl=ttl)
+        return await update(self, agent_id, session_id, fn, attempts=attempts, ttl=ttl)
 
     async def append(
         self, agent_id: str, session_id: str, messages: Iterable[Any], *, ttl: timedelta | None = None
@@ -243,7 +261,7 @@ class RedisStateStore(Generic[S]):
         partition = self._keys.session(agent_id, session_id)
         now = self._clock()
         line = self._codec.encode_batch(list(messages), moment(now))
-        left = milliseconds(ttl) or self._ttl
+        left = self._ttl if ttl is None else milliseconds(ttl)
         key, write_id = partition.state(session_id), next(self._write_ids)
         write = Append(partition, key, session_id, line, write_id, self._seen.newest(key), now, left)
         version = await write.send(self._execute)
@@ -286,6 +304,8 @@ class RedisStateStore(Generic[S]):
         self, agent_id: str, *, limit: int | None = None, before: SessionInfo | datetime | None = None
     ) -> AsyncIterator[SessionInfo]:
         """See `SessionStore.sessions`."""
+        if limit is not None and limit < 0:
+            raise ValueError("limit must be 0 or more")
         if isinstance(before, SessionInfo):
             cursor = Entry(microseconds(before.updated_at), before.session_id.encode())
         else:
@@ -314,7 +334,7 @@ class RedisStateStore(Generic[S]):
 
     async def touch(self, agent_id: str, session_id: str, *, ttl: timedelta | None = None) -> bool:
         """See `SessionStore.touch`."""
-        left = milliseconds(ttl) or self._ttl
+        left = self._ttl if ttl is None else milliseconds(ttl)
         if left is None:
             raise ValueError("touch() needs a ttl, here or on the store")
         partition = self._keys.session(agent_id, session_id)
@@ -428,8 +448,8 @@ class RedisStateStore(Generic[S]):
 
     def _score_of(self, value: bytes) -> float:
         try:
-            state, _ = self._codec.decode(value)
-            return float(microseconds(self._types.read(state)[1]))
+            state: Any = self._codec.decode(value)[0]
+            return float(microseconds(state.updated_at)) if self._types.has_updated_at else 0.0
         except (ValueError, TypeError, AttributeError):
             return 0.0
 

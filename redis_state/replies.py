@@ -26,7 +26,9 @@ class ReplyError:
 
     def __init__(self, message: str) -> None:
         self.code, _, self.text = message.partition(" ")
-        if self.code == "ERR" and (inner := _IN_SCRIPT.search(self.text)):
+        if "ACL failure in script" in self.text:
+            self.code = "NOPERM"
+        elif self.code == "ERR" and (inner := _IN_SCRIPT.search(self.text)):
             self.code = inner[1]  # Redis 6.2 wraps what a command in a script replied
 
 

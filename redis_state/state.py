@@ -10,6 +10,7 @@ from typing import Any, Final, Generic
 import msgspec
 
 from redis_state import revision as revisions
+from redis_state.clock import moment
 
 if typing.TYPE_CHECKING:
     from typing_extensions import TypeVar
@@ -81,6 +82,7 @@ else:
 
 # Where an object keeps which write it stems from; no field, so neither stored nor compared.
 _REVISION: Final = "_redis_state_revision"
+_MAX_VERSION: Final = 2**53  # up to there Lua's numbers are exact
 
 
 class StateType(Generic[S]):
@@ -123,7 +125,7 @@ class StateType(Generic[S]):
         if "messages" in names and typing.get_origin(hints["messages"]) is not list:
             raise TypeError(f"{name}.messages must be annotated as a list")
         self.message_list: Any = hints.get("messages")
-        self._has_room = bool(state_type.__dictoffset__)
+        self.has_room = bool(state_type.__dictoffset__)
         self.has_version = "version" in names
         self.has_updated_at = "updated_at" in names
         self.has_messages = "messages" in names
@@ -135,45 +137,86 @@ class StateType(Generic[S]):
         if not getattr(self, f"has_{field}"):
             raise TypeError(f"{operation} needs a state type with a field {field!r}; {self.cls.__name__} has none")
 
-    def read(self, state: Any) -> tuple[int, Any, str]:
-        """The object's version, its time (None where it has none), and the revision that it stems from.
+    def stamp(self, state: Any, if_version: int | None, now: int) -> Stamp:
+        """Give an object the version and the time that the save which now begins will store it with.
 
-        The revision is empty where it is not known, or where the version was changed by hand.
+        Args:
+            state: The object.
+            if_version: The version that the save is conditional on; None: it is not.
+            now: Microseconds since 1970.
 
         Raises:
-            TypeError: It is an object of another type.
+            TypeError: It is an object of another type, or the version is no integer.
+            ValueError: The version is negative, or too large to be counted on.
         """
         if state.__class__ is not self.cls:
-            raise TypeError(f"this store keeps {self.cls.__name__} objects, not {state.__class__.__name__}")
-        revision: str = state.__dict__.get(_REVISION, "") if self._has_room else ""
+            raise TypeError(f"this store keeps {self.cls.__name__} objects, not {type(state).__name__} objects")
+        revision: str = state.__dict__.get(_REVISION, "") if self.has_room else ""
         version: int
         if self.has_version:
             version = state.version
             if revision and not revision.startswith(f"{version}-"):
-                revision = ""
+                revision = ""  # the version was changed by hand
         else:
             version = revisions.version(revision) if revision else 0
-        return version, (state.updated_at if self.has_updated_at else None), revision
+        based_on = version
+        if if_version is not None:
+            self.require("version", "save(if_version=)")
+            based_on = if_version
+        if type(based_on) is not int:
+            raise TypeError("a version must be an integer")
+        if not 0 <= based_on < _MAX_VERSION:
+            raise ValueError("a version must be 0 or more, and below 2**53")
+        stamp = Stamp(self, state, version, state.updated_at if self.has_updated_at else None)
+        stamp.version = based_on + 1
+        stamp.parent = revision if based_on == version else ""
+        self.put(state, stamp.version, moment(now) if self.has_updated_at else None)
+        return stamp
 
-    def stamp(self, state: Any, version: int, updated_at: Any) -> None:
-        """Set the version and the time that the object has in the store."""
+    def put(self, state: Any, version: int, updated_at: Any) -> None:
+        """Set the version and the time, where the type has them."""
         if self.has_version:
             state.version = version
         if self.has_updated_at:
             state.updated_at = updated_at
 
-    def unstamp(self, state: Any, stamped: int, version: int, updated_at: Any) -> None:
-        """Take a stamp back after a failed save, unless a later save has stamped the object since."""
-        if not self.has_version or state.version == stamped:
-            self.stamp(state, version, updated_at)
-
-    def remember(self, state: Any, revision: str) -> None:
-        """Note the revision that the object stems from, where it has room for a note."""
-        if self._has_room:
-            state.__dict__[_REVISION] = revision
-
     def adopt(self, state: Any, revision: str) -> None:
-        """Give a loaded object the version under which it is stored."""
+        """Give a loaded object the version under which it is stored, and note the write that it stems from."""
         if self.has_version:
             state.version = revisions.version(revision)
-        self.remember(state, revision)
+        if self.has_room:
+            state.__dict__[_REVISION] = revision
+
+
+class Stamp:
+    """What a save has changed of its object.
+
+    Attributes:
+        version: The object's version now.
+        parent: The revision that the object stems from; empty where that is not known.
+    """
+
+    __slots__ = ("_before", "_state", "_types", "_updated_at", "parent", "version")
+
+    def __init__(self, types: StateType[Any], state: Any, before: int, updated_at: Any) -> None:
+        self._types = types
+        self._state = state
+        self._before = before
+        self._updated_at = updated_at
+        self.version = 0
+        self.parent = ""
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether the object was never loaded or saved, as far as it can tell."""
+        return self._before == 0 and self._types.has_version
+
+    def keep(self, revision: str) -> None:
+        """The save has succeeded: note the write that the object stems from."""
+        if self._types.has_room:
+            self._state.__dict__[_REVISION] = revision
+
+    def undo(self) -> None:
+        """The save has failed: give the object back what it had, unless a later save has stamped it since."""
+        if not self._types.has_version or self._state.version == self.version:
+            self._types.put(self._state, self._before, self._updated_at)

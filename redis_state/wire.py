@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import deque
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import RedisError
@@ -25,6 +24,7 @@ from redis_state.errors import (
     StoreTimeoutError,
 )
 from redis_state.lane import BULK
+from redis_state.limits import Limits
 from redis_state.operation import Replay
 from redis_state.replies import Verdict
 
@@ -49,30 +49,6 @@ def _note_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_note_fork)
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Times in seconds, and counts.
-
-    Attributes:
-        dial_timeout: For opening a connection, TLS and authentication included.
-        read_timeout: How long a server may owe a reply in silence before its connection is given up.
-        write_timeout: What is added to it while something is still being written.
-        pool_size: Connections to one server at most.
-        replicas: How many replicas must confirm a write.
-    """
-
-    dial_timeout: float = 5.0
-    read_timeout: float = 3.0
-    write_timeout: float = 3.0
-    pool_size: int = 10
-    replicas: int = 0
-
-    @property
-    def budget(self) -> float:
-        """How long one operation may take, from the call to the result, retries included."""
-        return self.read_timeout + self.write_timeout
 
 
 class Node:

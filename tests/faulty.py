@@ -121,6 +121,7 @@ class Bench:
 
     @property
     def pending(self) -> int:
+        """How many operations the store has taken and not completed."""
         return self.store._wire._pending  # pyright: ignore[reportPrivateUsage]
 
     async def in_time(self, operation: Awaitable[Any], *, budgets: int = 1) -> str:

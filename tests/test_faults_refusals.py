@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -13,7 +15,7 @@ from redis_state import AgentState, Message, OutcomeUnknownError, RedisConfig, R
 from redis_state.testing import RedisServer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable
+    from collections.abc import AsyncGenerator
 
     from redis_state.errors import StateStoreError
 
@@ -64,7 +66,7 @@ async def with_ttl(bench: Bench, saved: AgentState) -> None:
 
 
 async def conditional(bench: Bench, saved: AgentState) -> None:
-    await bench.store.save(saved, if_version=1)
+    await bench.store.save(saved, if_version=saved.version)
 
 
 async def append(bench: Bench, saved: AgentState) -> None:
@@ -75,38 +77,88 @@ async def delete(bench: Bench, saved: AgentState) -> None:
     await bench.store.delete("a", "s")
 
 
-@pytest.mark.parametrize("write", [plain, plain_of_saved, with_ttl, conditional, append])
-async def test_a_write_to_a_key_of_another_type_changes_nothing(
-    bench: Bench, write: Callable[[Bench, AgentState], Awaitable[None]]
-) -> None:
-    """Neither that key nor the index is touched, also where the index knows the session."""
+Write = Callable[[Bench, AgentState], Awaitable[None]]
+
+
+@pytest.mark.parametrize("write", [plain, with_ttl, conditional, append])
+async def test_a_write_to_a_key_of_another_type_changes_nothing(bench: Bench, write: Write) -> None:
+    """Neither that key nor the index is touched, and the object is as it was."""
+    await bench.store.save(state("other"))
+    bench.server.command("RPUSH", bench.truth.state_key(), "x")
+    before = bench.truth.keys()
+    saved = state("s", n=1)
+    assert await refused(write(bench, saved)) == "WRONGTYPE"
+    assert bench.truth.keys() == before
+    assert saved.version == 0
+
+
+@pytest.mark.parametrize("write", [plain, with_ttl, conditional, append])
+async def test_a_write_to_a_key_that_was_given_another_type_by_hand_leaves_it_alone(bench: Bench, write: Write) -> None:
+    """Where the index knows the session, it goes on doing so."""
     saved = state("s", n=1)
     await bench.store.save(saved)
     bench.server.command("DEL", bench.truth.state_key())
     bench.server.command("RPUSH", bench.truth.state_key(), "x")
-    before = bench.truth.keys()
     assert await refused(write(bench, saved)) == "WRONGTYPE"
-    assert bench.truth.keys() == before
+    assert bench.server.command("LRANGE", bench.truth.state_key(), 0, -1) == [b"x"]
+    assert not bench.truth.disagreement()
     assert saved.version == 1
+
+
+async def test_a_save_of_a_loaded_object_replaces_whatever_took_its_place(bench: Bench) -> None:
+    """Last write wins, also over what somebody else put under the session's key."""
+    saved = state("s", n=1)
+    await bench.store.save(saved)
+    bench.server.command("DEL", bench.truth.state_key())
+    bench.server.command("RPUSH", bench.truth.state_key(), "x")
+    await bench.store.save(saved)
+    assert await bench.truth.load() == saved
+    assert not bench.truth.disagreement()
 
 
 @pytest.mark.parametrize("stored", ["nothing", "a state", "a state that expires"])
 @pytest.mark.parametrize("write", [plain, plain_of_saved, with_ttl, conditional, append, delete])
-async def test_a_write_beside_an_index_of_another_type_changes_nothing(
-    bench: Bench, write: Callable[[Bench, AgentState], Awaitable[None]], stored: str
+async def test_a_first_write_beside_an_index_of_another_type_changes_nothing(
+    bench: Bench, write: Write, stored: str
 ) -> None:
     """A state that no listing would show is not left behind; one that was there stays, with its expiry."""
-    saved = state("s", n=1)
-    await bench.store.save(saved, ttl=timedelta(seconds=100) if stored == "a state that expires" else None)
+    if stored == "nothing" and write is append:
+        pytest.skip("needs a state")
+    ttl = timedelta(seconds=100) if stored == "a state that expires" else None
+    await bench.truth.store.save(state("s", n=1), ttl=ttl)
+    saved = await bench.store.load("a", "s")
     if stored == "nothing":
         bench.server.command("DEL", bench.truth.state_key())
-        if write in (conditional, append):
-            pytest.skip("needs a state")
+        saved = state("s", n=1)
     bench.server.command("DEL", bench.truth.index_key())
     bench.server.command("RPUSH", bench.truth.index_key(), "x")
     before = bench.truth.keys()
     assert await refused(write(bench, saved)) == "WRONGTYPE"
     assert bench.truth.keys() == before
+
+
+@pytest.mark.parametrize("write", [conditional, append])
+async def test_a_script_beside_an_index_that_was_broken_later_changes_nothing(bench: Bench, write: Write) -> None:
+    """A script looks at the index every time."""
+    saved = state("s", n=1)
+    await bench.store.save(saved)
+    bench.server.command("DEL", bench.truth.index_key())
+    bench.server.command("RPUSH", bench.truth.index_key(), "x")
+    before = bench.truth.keys()
+    assert await refused(write(bench, saved)) == "WRONGTYPE"
+    assert bench.truth.keys() == before
+
+
+@pytest.mark.parametrize("write", [plain, plain_of_saved, with_ttl, delete])
+async def test_an_index_that_was_broken_later_is_reported(bench: Bench, write: Write) -> None:
+    """A store looks once at an index that it writes to; what breaks it after that is an error, and stays as it is."""
+    saved = state("s", n=1)
+    await bench.store.save(saved)
+    bench.server.command("DEL", bench.truth.index_key())
+    bench.server.command("RPUSH", bench.truth.index_key(), "x")
+    assert await refused(write(bench, saved)) == "WRONGTYPE"
+    assert bench.server.command("LRANGE", bench.truth.index_key(), 0, -1) == [b"x"]
+    assert saved.version == 1
 
 
 async def test_a_key_that_the_user_may_not_touch_fails_alone(redis_server: RedisServer) -> None:
@@ -126,15 +178,18 @@ async def test_a_key_that_the_user_may_not_touch_fails_alone(redis_server: Redis
         redis_server.command("ACL", "DELUSER", "half")
 
 
-async def test_a_user_without_transactions_writes_nothing(redis_server: RedisServer) -> None:
-    """Where MULTI is refused, what follows it must not be carried out on its own."""
+async def test_a_user_without_transactions_is_refused_from_the_first_operation_on(redis_server: RedisServer) -> None:
+    """Where MULTI is refused, what follows it would be carried out on its own, so nothing is sent."""
     redis_server.command("ACL", "SETUSER", "plain", "on", ">pw", "~*", "+@all", "-multi")
     try:
-        async with behind_proxy(redis_server, username="plain", password="pw") as bench:
+        async with behind_proxy(redis_server) as bench:
             await bench.truth.store.save(state("other"))
             before = bench.truth.keys()
-            assert await refused(bench.store.save(state("s"))) == "NOPERM"
-            assert await refused(bench.store.delete("a", "other")) == "NOPERM"
+            addrs, prefix = [redis_server.addr], bench.truth.prefix
+            config = RedisConfig(addrs=addrs, username="plain", password="pw", key_prefix=prefix)
+            async with contextlib.aclosing(RedisStateStore.from_config(config)) as store:
+                for operation in (store.save(state("s")), store.delete("a", "other"), store.load("a", "other")):
+                    assert await refused(operation) == "NOPERM"
             assert bench.truth.keys() == before
     finally:
         redis_server.command("ACL", "DELUSER", "plain")
@@ -164,6 +219,22 @@ async def test_out_of_memory_fails_writes_alone(redis_server: RedisServer) -> No
         assert results == [refusal, "done", refusal, refusal, refusal, "done"]
         assert code == "OOM"
         assert unchanged
+        assert not bench.truth.disagreement()
+
+
+async def test_a_full_server_can_be_relieved(redis_server: RedisServer) -> None:
+    """A delete succeeds where every other write is refused, and tells the truth."""
+    async with behind_proxy(redis_server) as bench:
+        await asyncio.gather(*(bench.store.save(state(f"s{number}")) for number in range(5)))
+        redis_server.command("CONFIG", "SET", "maxmemory", "1mb")
+        try:
+            deleted = await asyncio.gather(*(bench.store.delete("a", f"s{number}") for number in range(3, 8)))
+            code = await refused(bench.store.save(state("new")))
+        finally:
+            redis_server.command("CONFIG", "SET", "maxmemory", "0")
+        assert deleted == [True, True, False, False, False]
+        assert code == "OOM"
+        assert await bench.store.list("a") == ["s2", "s1", "s0"]
         assert not bench.truth.disagreement()
 
 

@@ -22,8 +22,9 @@ local function revision(key)
     version, ids = tail:match('\164_rev\217.(%d+)%-([%w_,.-]*)$')
   end
   if not version then
-    local ok, document = pcall(cjson.decode, redis.call('GET', key))
-    if not ok or type(document) ~= 'table' then
+    local value = redis.call('GET', key)
+    local ok, document = pcall(cjson.decode, value)
+    if not ok or not value:match('^%s*{') then
       return nil
     end
     return tonumber(document.version) or 0, {}, nil

@@ -1,0 +1,46 @@
+"""Fixtures for tests of stores. The servers come from the plugin `redis_state.testing.fixtures`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from stores import STORES, Stores, Way
+
+from redis_state import AgentState, SessionStore
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+# The machine's speed is no property of the library. A function-scoped fixture is a server or a codec, without a state.
+settings.register_profile(
+    "tests", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
+settings.load_profile("tests")
+
+
+@pytest.fixture(params=STORES)
+def way(request: pytest.FixtureRequest) -> Way:
+    """Each row of the table of stores."""
+    return request.param
+
+
+@pytest.fixture
+def server(request: pytest.FixtureRequest, way: Way) -> Any:
+    """The server of that row; None where it needs none."""
+    return request.getfixturevalue(way.server) if way.server else None
+
+
+@pytest.fixture
+async def stores(way: Way, server: Any) -> AsyncIterator[Stores]:
+    """Opens stores, and fails a test that leaves keys which deleting its agents does not remove."""
+    opened = Stores(way, server)
+    yield opened
+    await opened.aclose()
+
+
+@pytest.fixture
+async def store(stores: Stores) -> SessionStore[AgentState]:
+    """A store of `AgentState`, open and empty."""
+    return await stores.open()

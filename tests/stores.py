@@ -1,0 +1,211 @@
+"""The table of ways to open a store. What asks for the fixtures `stores` or `store` runs over every row.
+
+A row names the session fixture of the server that it needs, and an opener. `pytest -k redis-resp3` selects one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+import zlib
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Protocol, Unpack, cast
+from urllib.parse import quote
+
+import pytest
+from redis.asyncio import Redis
+
+from redis_state import AgentState, MemoryStateStore, RedisConfig, RedisStateStore, SessionStore
+from redis_state.testing import ClusterServers, RedisServer
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable, Callable
+    from contextlib import AbstractAsyncContextManager
+
+    from redis_state import StoreOptions
+    from redis_state.state import S
+
+AnyStore = SessionStore[Any]
+
+
+class Opener(Protocol):
+    """Opens a store on a server, under a prefix."""
+
+    def __call__(
+        self, server: Any, prefix: str, state_type: type[Any], options: StoreOptions
+    ) -> AbstractAsyncContextManager[AnyStore]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Way:
+    """One way to open a store.
+
+    Attributes:
+        opener: Opens it.
+        server: The session fixture of its server; empty for none.
+        options: What every store opened this way is given beside the test's own options.
+    """
+
+    opener: Opener
+    server: str = ""
+    options: StoreOptions
+
+
+@asynccontextmanager
+async def in_memory(
+    server: None, prefix: str, state_type: type[Any], options: StoreOptions
+) -> AsyncGenerator[AnyStore]:
+    known: dict[str, Any] = {k: v for k, v in options.items() if k not in {"partitions", "replicas", "logger"}}
+    async with MemoryStateStore(state_type=state_type, **known) as store:
+        yield store
+
+
+@asynccontextmanager
+async def by_url(
+    server: RedisServer, prefix: str, state_type: type[Any], options: StoreOptions
+) -> AsyncGenerator[AnyStore]:
+    url = f"{server.url}?key_prefix={quote(prefix)}"
+    async with RedisStateStore.from_url(url, state_type=state_type, **options) as store:
+        yield store
+
+
+@asynccontextmanager
+async def by_config(
+    server: RedisServer, prefix: str, state_type: type[Any], options: StoreOptions
+) -> AsyncGenerator[AnyStore]:
+    config = RedisConfig(addrs=[server.addr], key_prefix=prefix)
+    async with RedisStateStore.from_config(config, state_type=state_type, **options) as store:
+        yield store
+
+
+@asynccontextmanager
+async def by_socket(
+    server: RedisServer, prefix: str, state_type: type[Any], options: StoreOptions
+) -> AsyncGenerator[AnyStore]:
+    url = f"{server.unix_url}?key_prefix={quote(prefix)}"
+    async with RedisStateStore.from_url(url, state_type=state_type, **options) as store:
+        yield store
+
+
+def by_client(protocol: int) -> Opener:
+    @asynccontextmanager
+    async def opener(
+        server: RedisServer, prefix: str, state_type: type[Any], options: StoreOptions
+    ) -> AsyncGenerator[AnyStore]:
+        async with (
+            Redis(host=server.host, port=server.port, protocol=protocol) as client,
+            RedisStateStore(client, key_prefix=prefix, state_type=state_type, **options) as store,
+        ):
+            yield store
+
+    return opener
+
+
+STORES: Final = [
+    pytest.param(Way(opener=in_memory, options={}), id="memory"),
+    pytest.param(Way(opener=in_memory, options={"format": "msgpack"}), id="memory-msgpack"),
+    pytest.param(Way(opener=by_url, server="redis_server", options={}), id="redis-url"),
+    pytest.param(Way(opener=by_url, server="redis_server", options={"format": "msgpack"}), id="redis-msgpack"),
+    pytest.param(Way(opener=by_url, server="redis_server", options={"partitions": 3}), id="redis-partitions"),
+    pytest.param(Way(opener=by_config, server="redis_server", options={}), id="redis-config"),
+    pytest.param(Way(opener=by_socket, server="redis_server", options={}), id="redis-unix"),
+    pytest.param(Way(opener=by_client(2), server="redis_server", options={}), id="redis-resp2"),
+    pytest.param(Way(opener=by_client(3), server="redis_server", options={}), id="redis-resp3"),
+]
+ON_A_SERVER: Final = [row for row in STORES if cast("Way", row.values[0]).server]
+PLAIN: Final = [row for row in STORES if row.id == "redis-url"]
+
+# Instead of over the whole table a test runs over the rows that have a server to look into, or over one of them.
+on_servers = pytest.mark.parametrize("way", ON_A_SERVER, indirect=True)
+on_one_server = pytest.mark.parametrize("way", PLAIN, indirect=True)
+
+
+async def eventually(holds: Callable[[], Awaitable[object]]) -> None:
+    """Wait until something holds, for ten seconds at most."""
+    deadline = time.monotonic() + 10
+    while not await holds():
+        assert time.monotonic() < deadline, "it did not come to hold"
+        await asyncio.sleep(0.01)
+
+
+def partition_tag(agent_id: str, session_id: str, partitions: int) -> str:
+    """The hash tag of a plain pair of ids, braces included."""
+    return f"{{{agent_id}}}" if partitions == 1 else f"{{{agent_id}:{zlib.crc32(session_id.encode()) % partitions}}}"
+
+
+class Stores:
+    """The stores of one test: opened in one way, on one server, under one prefix that is the test's own.
+
+    Args:
+        way: How they are opened.
+        server: What the fixture `way.server` yields.
+
+    Attributes:
+        prefix: The key prefix of all of them.
+    """
+
+    def __init__(self, way: Way, server: Any) -> None:
+        self.way = way
+        self.server = server
+        self.prefix = f"test-{uuid.uuid4().hex}:"
+        self._opened = AsyncExitStack()
+
+    async def open(
+        self,
+        state_type: type[S] = AgentState,  # pyright: ignore[reportArgumentType]
+        **options: Unpack[StoreOptions],
+    ) -> SessionStore[S]:
+        """Another store on the same data; in memory, one with data of its own. It is closed after the test."""
+        both: StoreOptions = {**self.way.options, **options}
+        return await self._opened.enter_async_context(self.way.opener(self.server, self.prefix, state_type, both))
+
+    # What stands in the server
+
+    def state_key(self, agent_id: str, session_id: str) -> str:
+        """The key of a session's state, for ids that need no escaping."""
+        return f"{self.prefix}{self._tag(agent_id, session_id)}:{session_id}"
+
+    def index_key(self, agent_id: str, session_id: str) -> str:
+        """The key of the index that a session is in."""
+        return f"{self.prefix}sessions:{self._tag(agent_id, session_id)}"
+
+    def _tag(self, agent_id: str, session_id: str) -> str:
+        return partition_tag(agent_id, session_id, self.way.options.get("partitions", 1))
+
+    def command(self, name: str, key: str, *args: object) -> Any:
+        """Send a command behind the stores' backs, to the server that holds the key."""
+        server = self.server
+        if isinstance(server, ClusterServers):
+            server = server.node_for_slot(server.slot_of(key))
+        return server.command(name, key, *args)
+
+    def keys(self) -> list[bytes]:
+        """Every key under the prefix, less the one that says how many partitions there are."""
+        if self.server is None:
+            return []
+        servers = self.server.primaries if isinstance(self.server, ClusterServers) else [self.server]
+        layout = f"{self.prefix}partitions".encode()
+        found: set[bytes] = set()
+        for server in servers:
+            cursor = b"0"
+            while True:
+                cursor, some = server.command("SCAN", cursor, "MATCH", f"{self.prefix}*", "COUNT", 1000)
+                found.update(some)
+                if cursor == b"0":
+                    break
+        return sorted(found - {layout})
+
+    async def aclose(self) -> None:
+        """Close the stores, delete every agent that a store knows of, and check that nothing else is there."""
+        await self._opened.aclose()
+        if self.server is None:
+            return
+        async with self.way.opener(self.server, self.prefix, AgentState, self.way.options) as store:
+            async for agent_id in store.agents():
+                await store.delete_agent(agent_id)
+        left = self.keys()
+        for key in (f"{self.prefix}partitions", *(key.decode() for key in left)):
+            self.command("DEL", key)
+        assert not left, "the store forgot these keys, or the test did not remove what it made by hand"

@@ -171,12 +171,15 @@ class RedisStateStore(Generic[S]):
 
     async def _save(self, write: Save, stamp: Stamp, if_version: int | None, started: float) -> None:
         try:
-            if if_version is None:
-                if not write.partition.checked:
-                    await self._check_index(write.partition)
+            if if_version is not None:
+                revision = await write.if_version(self._execute, if_version)
+            elif write.partition.checked:
                 revision = await write.always(self._execute, fresh=stamp.is_fresh)
             else:
-                revision = await write.if_version(self._execute, if_version)
+                with self._wire.steps:
+                    await self._ready()
+                    await self._check_index(write.partition)
+                    revision = await write.always(self._submit, fresh=stamp.is_fresh)
         except BaseException as error:
             stamp.undo()
             self._metrics.save.failed(started, error)
@@ -275,10 +278,11 @@ class RedisStateStore(Generic[S]):
         try:
             partition = self._keys.session(agent_id, session_id)
             key = partition.state(session_id)
-            await self._ready()
-            if not partition.checked:
-                await self._check_index(partition)
-            deleted, _ = await self._listing.delete(partition, [key], [session_id.encode()])
+            with self._wire.steps:
+                await self._ready()
+                if not partition.checked:
+                    await self._check_index(partition)
+                deleted, _ = await self._listing.delete(partition, [key], [session_id.encode()])
         except BaseException as error:
             self._metrics.delete.failed(started, error)
             raise
@@ -292,8 +296,9 @@ class RedisStateStore(Generic[S]):
             if limit is not None and limit < 0:
                 raise ValueError("limit must be 0 or more")
             self._keys.agent(agent_id)
-            await self._ready()
-            entries = await self._listing.newest(agent_id, limit)
+            with self._wire.steps:
+                await self._ready()
+                entries = await self._listing.newest(agent_id, limit)
         except BaseException as error:
             self._metrics.list.failed(started, error)
             raise
@@ -324,8 +329,9 @@ class RedisStateStore(Generic[S]):
     async def count(self, agent_id: str) -> int:
         """See `SessionStore.count`."""
         self._keys.agent(agent_id)
-        await self._ready()
-        return len(await self._listing.newest(agent_id, None))
+        with self._wire.steps:
+            await self._ready()
+            return len(await self._listing.newest(agent_id, None))
 
     async def exists(self, agent_id: str, session_id: str) -> bool:
         """See `SessionStore.exists`."""
@@ -346,8 +352,9 @@ class RedisStateStore(Generic[S]):
     async def delete_agent(self, agent_id: str, *, progress: Callable[[int], None] | None = None) -> int:
         """See `SessionStore.delete_agent`."""
         self._keys.agent(agent_id)
-        await self._ready()
-        return await self._listing.delete_all(agent_id, progress)
+        with self._wire.steps:
+            await self._ready()
+            return await self._listing.delete_all(agent_id, progress)
 
     async def agents(self) -> AsyncIterator[str]:
         """See `SessionStore.agents`."""
@@ -385,8 +392,11 @@ class RedisStateStore(Generic[S]):
         return self._wire.submit(op)
 
     async def _execute(self, op: Operation) -> Any:
-        deadline = None if self._wire.clear else await self._ready()
-        return await self._wire.submit(op, deadline)
+        if self._wire.clear:
+            return await self._wire.submit(op)
+        with self._wire.steps:
+            deadline = await self._ready()
+            return await self._wire.submit(op, deadline)
 
     async def _ready(self) -> float | None:
         """Have a server that fits, and room for an operation. Returns the operation's deadline if it had to wait."""
@@ -408,7 +418,7 @@ class RedisStateStore(Generic[S]):
         Raises:
             ServerRefusedError: The key holds something else.
         """
-        kind = await self._execute(command(partition.slot, "TYPE", partition.index))
+        kind = await self._submit(command(partition.slot, "TYPE", partition.index))
         if kind not in (b"zset", b"none"):
             raise refusal(ReplyError("WRONGTYPE"))
         partition.checked = True

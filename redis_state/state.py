@@ -163,9 +163,9 @@ class StateType(Generic[S]):
         if if_version is not None:
             self.require("version", "save(if_version=)")
             based_on = if_version
-        if type(based_on) is not int:
+        if type(version) is not int or type(based_on) is not int:
             raise TypeError("a version must be an integer")
-        if not 0 <= based_on < _MAX_VERSION:
+        if version < 0 or max(version, based_on) >= _MAX_VERSION:
             raise ValueError("a version must be 0 or more, and below 2**53")
         stamp = Stamp(self, state, version, state.updated_at if self.has_updated_at else None)
         stamp.version = based_on + 1

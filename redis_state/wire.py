@@ -67,6 +67,24 @@ class Node:
         return (self.fast,) if self.bulk is self.fast else (self.fast, self.bulk)
 
 
+class Steps:
+    """A context in which an operation of several steps runs: it may end them while the wire is being closed."""
+
+    __slots__ = ("_wire", "running")
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+        self.running = 0
+
+    def __enter__(self) -> None:
+        self._wire.check_open()
+        self.running += 1
+
+    def __exit__(self, *_: object) -> None:
+        self.running -= 1
+        self._wire.settled(0)
+
+
 class Wire:
     """The transport of a store.
 
@@ -80,6 +98,7 @@ class Wire:
         moved: where a redirect said that a slot is, until the router has learned it.
         unrouted: operations that wait for the router.
         pending: how many operations have been taken and not completed; room: callers that wait for fewer.
+        steps: operations that take several requests, and are between two of them or in one.
         clear: whether a caller may submit without waiting: the store has opened up and pending is below its bound.
         delayed: operations that wait before they are tried again.
         tasks: what runs beside: dialing, hanging up, learning routes.
@@ -90,6 +109,7 @@ class Wire:
         self.router = router
         self.limits = limits
         self.log = log
+        self.steps = Steps(self)
         self.connected = False
         self._nodes: dict[str, Node] = {}
         self._moved: dict[int | None, str] = {}
@@ -120,8 +140,8 @@ class Wire:
         Cancelling the future withdraws an operation that was not sent; of one that was, the reply is dropped.
         """
         loop = asyncio.get_running_loop()
-        if loop is not self._loop or self._closed or self._process != _process:
-            self._check_usable(loop)
+        if loop is not self._loop or self._process != _process or (self._closed and not self.steps.running):
+            self.check_usable(loop)
         op.future = future = loop.create_future()
         op.deadline = loop.time() + self._budget if deadline is None else deadline
         self._pending += 1
@@ -130,21 +150,26 @@ class Wire:
         self._route(op)
         return future
 
-    def _check_usable(self, loop: asyncio.AbstractEventLoop) -> None:
+    def check_usable(self, loop: asyncio.AbstractEventLoop) -> None:
         """Take the loop for one's own, or say why operations cannot be taken."""
         if self._process != _process:
             raise ForeignLoopError("this store was opened before a fork; open one store in each process")
-        if self._closed:
-            raise StoreClosedError("the store is closed; open another one")
+        if not self.steps.running:
+            self.check_open()
         if self._loop is None:
             self._loop = loop
         elif loop is not self._loop:
             raise ForeignLoopError("this store belongs to another event loop; open one store in each")
 
+    def check_open(self) -> None:
+        """Refuse a new operation of a closed store."""
+        if self._closed:
+            raise StoreClosedError("the store is closed; open another one")
+
     async def wait_for_room(self) -> float:
         """Wait until fewer operations are pending; callers get their turn in order. Returns the caller's deadline."""
         loop = asyncio.get_running_loop()
-        self._check_usable(loop)
+        self.check_usable(loop)
         deadline = loop.time() + self._budget
         room = loop.create_future()
         self._room.append(room)
@@ -176,7 +201,7 @@ class Wire:
         self._pending -= count
         if not self.clear:
             self._make_room()
-        if self._drained is not None and not self._pending and not self._drained.done():
+        if self._drained is not None and not (self._pending or self.steps.running or self._drained.done()):
             self._drained.set_result(None)
 
     # Routes
@@ -406,7 +431,7 @@ class Wire:
             if self._loop is None or self._loop.is_closed() or self._process != _process:
                 self._closed = True
                 return
-            self._check_usable(loop)
+            self.check_usable(loop)
             self._closing = loop.create_task(self._close())
         await asyncio.shield(self._closing)
 
@@ -417,7 +442,7 @@ class Wire:
         for room in self._room:
             if not room.done():
                 room.set_exception(StoreClosedError("the store was closed before the operation got its turn"))
-        if self._pending:
+        if self._pending or self.steps.running:
             self._drained = self._loop.create_future()
             await asyncio.wait([self._drained], timeout=self.limits.budget)
         if self._watching is not None:

@@ -1,0 +1,104 @@
+"""What the README shows works."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import redis_state
+from redis_state import MemoryStateStore, RedisConfig, RedisStateStore, StoreOptions, metrics
+from redis_state.testing import RedisServer
+
+README = Path(__file__).parent.parent.joinpath("README.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+def run(block: str) -> dict[str, Any]:
+    """The names that a block defines."""
+    names: dict[str, Any] = {"__name__": "readme"}
+    exec(compile(block, "README.md", "exec", dont_inherit=True), names)  # our own text
+    return names
+
+
+def block_with(text: str) -> str:
+    (found,) = [block for block in BLOCKS if text in block]
+    return found
+
+
+async def test_the_ten_lines_run(redis_server: RedisServer, capsys: pytest.CaptureFixture[str]) -> None:
+    """Against a server, and in memory."""
+    main = run(block_with("def main"))["main"]
+    for url in (f"{redis_server.url}?key_prefix=readme:", "memory://"):
+        await main(url)
+        assert capsys.readouterr().out == "2 ['Where is my order?', 'On its way.']\n['session-123']\n"
+    async with RedisStateStore.from_url(f"{redis_server.url}?key_prefix=readme:") as store:
+        await store.delete_agent("agent-1")
+
+
+async def test_the_conditional_saves_run() -> None:
+    """Both ways to change a state that others change too."""
+    store = MemoryStateStore()
+    await store.save(redis_state.AgentState(agent_id="agent-1", session_id="session-123"))
+    await run(block_with("def prioritise"))["prioritise"](store)
+    state = await store.load("agent-1", "session-123")
+    assert state.data == {"priority": "high", "turns": 1}
+
+
+async def test_a_type_of_ones_own_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    """A dataclass is kept and comes back."""
+    await run(block_with("class Basket"))["shop"]()
+    assert capsys.readouterr().out == "['lamp']\n"
+
+
+async def test_the_three_ways_in_run() -> None:
+    """Stores are made without a connection."""
+    names = run(block_with("by_client"))
+    for name in ("by_url", "by_config", "by_client"):
+        await names[name].aclose()
+
+
+async def test_the_test_of_ones_own_runs() -> None:
+    """A private server and a store."""
+    await run(block_with("test_my_agent"))["test_my_agent"]()
+
+
+def test_every_block_is_run() -> None:
+    """No block was added that nothing here runs."""
+    assert len(BLOCKS) == 5
+
+
+def test_the_tables_name_everything() -> None:
+    """Every configuration field, option, metric and error stands in the README."""
+    names = [*RedisConfig.__dataclass_fields__, *StoreOptions.__annotations__]
+    names += [name for name in redis_state.__all__ if name.endswith("Error")]
+    assert [name for name in names if f"`{name}`" not in README and f" {name}" not in README] == []
+    for operation in metrics.OPERATIONS:
+        assert f".{operation}" in README
+        assert f".{operation}_duration" in README
+
+
+def test_the_defaults_are_those_of_the_table() -> None:
+    """A default that is changed is changed in the README too."""
+    defaults = RedisConfig()
+    for name in ("dial_timeout", "read_timeout", "write_timeout", "pool_size", "key_prefix", "db"):
+        row = re.search(rf"^\| `{name}` \| `([^`]*)`", README, re.MULTILINE)
+        assert row is not None
+        assert row[1].strip('"') == str(getattr(defaults, name))
+
+
+def test_the_map_names_every_file() -> None:
+    """ "How it is built" has a place for each module."""
+    folder = Path(inspect.getfile(redis_state)).parent
+    missing = [path.name for path in folder.glob("*.py") if path.name not in README]
+    assert missing == ["__init__.py"]
+
+
+def test_nothing_is_left_open() -> None:
+    """Every place that is filled by a run has been filled."""
+    for mark in ("demo", "benchmarks"):
+        between = README.partition(f"<!-- {mark} -->")[2].partition(f"<!-- /{mark} -->")[0]
+        assert len(between) > 500

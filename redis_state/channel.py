@@ -58,10 +58,13 @@ class Channel:
     def push(self, op: Operation) -> None:
         """Take an operation. A lone one goes straight out, others at the end of this turn of the loop."""
         self.queue.append(op)
-        if self.lanes and not self._flushing and not self.lanes[0].inflight:
+        if self._flushing:
+            return
+        if self.lanes and not self.lanes[0].inflight:
             self.flush()
         else:
-            self.flush_soon()
+            self._flushing = True
+            self._loop.call_soon(self.flush)
 
     def flush_soon(self) -> None:
         """Flush at the end of this turn of the loop."""

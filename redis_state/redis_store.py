@@ -174,7 +174,8 @@ class RedisStateStore(Generic[S]):
             if if_version is not None:
                 revision = await write.if_version(self._execute, if_version)
             elif write.partition.checked:
-                revision = await write.always(self._execute, fresh=stamp.is_fresh)
+                execute = self._wire.submit if self._wire.clear else self._execute
+                revision = await write.always(execute, fresh=stamp.is_fresh)
             else:
                 with self._wire.steps:
                     await self._ready()
@@ -196,9 +197,10 @@ class RedisStateStore(Generic[S]):
             partition = self._keys.session(agent_id, session_id)
             key = partition.state(session_id)
             if self._refresh_ttl and self._ttl is not None:
-                value = await self._execute(command(partition.slot, "GETEX", key, "PX", self._ttl))
+                op = command(partition.slot, "GETEX", key, "PX", self._ttl)
             else:
-                value = await self._execute(command(partition.slot, "GET", key))
+                op = command(partition.slot, "GET", key)
+            value = await (self._wire.submit(op) if self._wire.clear else self._execute(op))
             if value is None:
                 raise StateNotFoundError(agent_id, session_id)
             state, revision = self._decode(agent_id, session_id, value)

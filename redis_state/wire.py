@@ -95,6 +95,7 @@ class Wire:
 
     All state of a wire:
         nodes: the servers in use, by name.
+        only: where most operations go, if there is one server.
         moved: where a redirect said that a slot is, until the router has learned it.
         unrouted: operations that wait for the router.
         pending: how many operations have been taken and not completed; room: callers that wait for fewer.
@@ -112,6 +113,7 @@ class Wire:
         self.steps = Steps(self)
         self.connected = False
         self._nodes: dict[str, Node] = {}
+        self._only: Channel | None = None
         self._moved: dict[int | None, str] = {}
         self._unrouted: list[Operation] = []
         self._learning: asyncio.Task[None] | None = None
@@ -147,7 +149,10 @@ class Wire:
         self._pending += 1
         if self._pending >= MAX_PENDING:
             self.clear = False
-        self._route(op)
+        if self._only is not None and len(op.payload) <= BULK:
+            self._only.push(op)
+        else:
+            self._route(op)
         return future
 
     def check_usable(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -222,6 +227,8 @@ class Wire:
         node = self._nodes.get(dialer.name)
         if node is None:
             node = self._nodes[dialer.name] = Node(self, dialer)
+            if not self.router.is_cluster:
+                self._only = node.fast
         (node.bulk if len(op.payload) > BULK else node.fast).push(op)
 
     def _learn(self, failed: str = "") -> None:

@@ -16,6 +16,7 @@ if redis.call('EXISTS', KEYS[1]) == 0 then
   return {replay and 'unknown' or 'missing'}
 end
 if replay then
+  list = base and history(KEYS[1], base) or list
   if contains(list, id) then
     return {'appended', stored}
   end

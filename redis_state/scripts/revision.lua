@@ -10,7 +10,8 @@ local function entries(text, into)
   return into
 end
 
--- version (0: nothing is stored), entries, length of the document (nil: no batches follow it).
+-- version (0: nothing is stored), entries, length of the document (nil: no batches follow it). Of a value with batches the
+-- entries are those of the last one; `history` has them all.
 -- JSON that somebody else wrote has no revision: its version is the field of that name, and it has no entries.
 local function revision(key)
   local tail = redis.call('GETRANGE', key, -TAIL, -1)
@@ -29,11 +30,11 @@ local function revision(key)
     end
     return tonumber(document.version) or 0, {}, nil
   end
-  base = tonumber(base)
-  if not base then
-    return tonumber(version), entries(ids, {}), nil
-  end
-  -- Of a value with batches each batch holds one id, and the document the older ones.
+  return tonumber(version), entries(ids, {}), tonumber(base)
+end
+
+-- The entries of a value with batches: each batch holds one, and the document the older ones.
+local function history(key, base)
   local lines, list = {}, {}
   for line in redis.call('GETRANGE', key, base, -1):gmatch('"_rev":"%d+%-([%w_,.-]+)@%d+"}%f[\n%z]') do
     lines[#lines + 1] = line
@@ -43,7 +44,7 @@ local function revision(key)
   end
   local document = redis.call('GETRANGE', key, math.max(0, base - TAIL), base - 1)
   local older = document:match('"_rev"%s*:%s*"%d+%-([%w_,.-]*)"%s*}%s*$') or document:match('\164_rev\217.%d+%-([%w_,.-]*)$')
-  return tonumber(version), entries(older or '', list), base
+  return entries(older or '', list)
 end
 
 local function contains(list, id)

@@ -36,7 +36,10 @@ local function repeatable(stored, list)
   return stored == 0 or #list == 0 or complete(list, stored)
 end
 
-local stored, list = revision(KEYS[1])
+local stored, list, base = revision(KEYS[1])
+if base then
+  list = history(KEYS[1], base)
+end
 if not stored then
   if expected ~= '' then
     return {'foreign'}

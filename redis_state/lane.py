@@ -197,7 +197,7 @@ class Lane(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
         due = [op.deadline for op in self.inflight if not op.expired]
-        self._timer = self._loop.call_at(min(self._silent_until(), *due), self._check) if self.inflight else None
+        self._timer = self._loop.call_at(min((self._silent_until(), *due)), self._check) if self.inflight else None
 
     def _silent_until(self) -> float:
         limits = self._limits

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import re
 from itertools import repeat
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from redis_state.clock import moment
 from redis_state.errors import InvalidIdError, ServerRefusedError
@@ -28,6 +28,12 @@ INFO_STATS: Final = pack(("INFO", "stats"))
 PAGE: Final = 500  # entries that one command reads or checks: well below a millisecond of the server's time
 # A member that no session id equals: the index that holds it has not been evicted since it was last built.
 _COMPLETE: Final = b""
+
+
+class Submit(Protocol):
+    """Sends an operation; the future has its result, before the deadline by the loop's clock or within the budget."""
+
+    def __call__(self, op: Operation, deadline: float | None = None) -> asyncio.Future[Any]: ...  # noqa: D102
 
 
 class Entry(NamedTuple):
@@ -80,9 +86,7 @@ class Listing:
         score: Tells from a stored value where its session stands, for an index that is built again.
     """
 
-    def __init__(
-        self, submit: Callable[[Operation], asyncio.Future[Any]], keys: Keys, score: Callable[[bytes], float]
-    ) -> None:
+    def __init__(self, submit: Submit, keys: Keys, score: Callable[[bytes], float]) -> None:
         self._submit = submit
         self._keys = keys
         self._score = score
@@ -165,17 +169,19 @@ class Listing:
                     progress(deleted)
         return deleted
 
-    async def delete(self, partition: Partition, states: list[bytes], members: list[bytes]) -> list[int]:
+    async def delete(
+        self, partition: Partition, states: list[bytes], members: list[bytes], deadline: float | None = None
+    ) -> list[int]:
         """Delete states and their entries in one MULTI. Returns how many of each there were."""
         index, slot = partition.index, partition.slot
         script = call(DELETE, slot, [index, *states], members, replay=Replay.NEVER)
         commands = [("DEL", *states), ("ZREM", index, *members)]
         try:
-            reply = await self._submit(block(slot, commands, Replay.NEVER, lambda: script))
+            reply = await self._submit(block(slot, commands, Replay.NEVER, lambda: script), deadline)
         except ServerRefusedError as error:
             if error.code != "OOM":
                 raise
-            reply = await self._submit(script)  # a full server takes no MULTI, but it can be relieved
+            reply = await self._submit(script, deadline)  # a full server takes no MULTI, but it can be relieved
         for item in reply:
             if isinstance(item, ReplyError):
                 raise refusal(item)

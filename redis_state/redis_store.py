@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from datetime import datetime, timedelta
+from functools import partial
 from time import perf_counter
 from types import TracebackType
 from typing import Any, Final, Generic, Self, Unpack
@@ -17,19 +18,17 @@ from redis_state.clock import Clock, microseconds, milliseconds, moment
 from redis_state.codec import Codec
 from redis_state.config import RedisConfig, connect, parse_url
 from redis_state.connect import ClusterRouter, PlainRouter, Router
-from redis_state.errors import ServerRefusedError, StateDecodeError, StateNotFoundError
+from redis_state.errors import StateDecodeError, StateNotFoundError
 from redis_state.keys import Keys, Partition
-from redis_state.layout import check_layout
 from redis_state.limits import Limits
+from redis_state.link import Link
 from redis_state.listing import Entry, Listing
 from redis_state.metrics import Metrics
-from redis_state.operation import EXEC, MULTI, Operation, command
+from redis_state.operation import command
 from redis_state.optimistic import update
 from redis_state.options import StoreOptions, check_options
-from redis_state.replies import ReplyError, refusal
 from redis_state.state import AgentState, S, SessionInfo, Stamp, StateType, T
 from redis_state.sweeper import Sweeper
-from redis_state.wire import Wire
 from redis_state.writes import Append, Save
 
 _MGET: Final = 100  # states that one command loads, so that it holds the server for no more than a millisecond
@@ -72,16 +71,14 @@ class RedisStateStore(Generic[S]):
         self._ttl = milliseconds(options.get("ttl"))
         self._refresh_ttl = options.get("refresh_ttl", False)
         self._metrics = Metrics(options.get("meter_provider"))
-        self._log = options.get("logger") or logging.getLogger("redis_state")
+        log = options.get("logger") or logging.getLogger("redis_state")
         limits = Limits(dial_timeout, read_timeout, write_timeout, pool_size, options.get("replicas", 0))
-        self._wire = Wire(_router_of(client), limits, self._log)
-        self._listing = Listing(self._submit, self._keys, self._score_of)
+        self._link = Link(_router_of(client), limits, self._keys, log)
+        self._listing = Listing(self._link.submit, self._keys, self._score_of)
         self._sweeper = Sweeper(self._listing.sweep)
         self._clock = Clock()
         self._write_ids = revisions.write_ids()
         self._seen = revisions.Seen()
-        self._opening: asyncio.Task[None] | None = None
-        self._opened = False
 
     @classmethod
     def from_config(
@@ -135,7 +132,7 @@ class RedisStateStore(Generic[S]):
         return cls.from_config(parse_url(url, tls_verify=tls_verify), state_type=state_type, **options)
 
     def __repr__(self) -> str:
-        return f"<RedisStateStore of {self._types.cls.__name__} at {self._wire.router.name}: {self._wire!r}>"
+        return f"<RedisStateStore of {self._types.cls.__name__} at {self._link!r}>"
 
     def save(
         self, state: S, *, if_version: int | None = None, ttl: timedelta | None = None
@@ -145,11 +142,8 @@ class RedisStateStore(Generic[S]):
         try:
             now = self._clock()
             stamp = self._types.stamp(state, if_version, now)
-            try:
+            with stamp:
                 write = self._draft(state, stamp, now, ttl)
-            except BaseException:
-                stamp.undo()
-                raise
         except Exception as error:  # noqa: BLE001  # whatever it is, it belongs to who awaits the save
             return self._refuse(error, started)
         return self._save(write, stamp, if_version, started)
@@ -172,17 +166,17 @@ class RedisStateStore(Generic[S]):
     async def _save(self, write: Save, stamp: Stamp, if_version: int | None, started: float) -> None:
         try:
             if if_version is not None:
-                revision = await write.if_version(self._execute, if_version)
+                revision = await write.if_version(self._link.execute, if_version)
             elif write.partition.checked:
-                execute = self._wire.submit if self._wire.clear else self._execute
+                execute = self._link.wire.submit if self._link.traffic.clear else self._link.execute
                 revision = await write.always(execute, fresh=stamp.is_fresh)
             else:
-                with self._wire.steps:
-                    await self._ready()
-                    await self._check_index(write.partition)
-                    revision = await write.always(self._submit, fresh=stamp.is_fresh)
+                with self._link.traffic:
+                    deadline = await self._link.ready()
+                    await self._link.check_index(write.partition, deadline)
+                    submit = partial(self._link.submit, deadline=deadline)
+                    revision = await write.always(submit, fresh=stamp.is_fresh)
         except BaseException as error:
-            stamp.undo()
             self._metrics.save.failed(started, error)
             raise
         stamp.keep(revision)
@@ -200,7 +194,7 @@ class RedisStateStore(Generic[S]):
                 op = command(partition.slot, "GETEX", key, "PX", self._ttl)
             else:
                 op = command(partition.slot, "GET", key)
-            value = await (self._wire.submit(op) if self._wire.clear else self._execute(op))
+            value = await (self._link.wire.submit(op) if self._link.traffic.clear else self._link.execute(op))
             if value is None:
                 raise StateNotFoundError(agent_id, session_id)
             state, revision = self._decode(agent_id, session_id, value)
@@ -220,7 +214,7 @@ class RedisStateStore(Generic[S]):
             wanted = list(dict.fromkeys(session_ids))
             for session_id in wanted:
                 by_partition.setdefault(self._keys.session(agent_id, session_id), []).append(session_id)
-            await self._ready()
+            await self._link.ready()
             reads: list[asyncio.Future[Any]] = []
             order: list[str] = []
             refresh = ("PX", self._ttl) if self._refresh_ttl and self._ttl is not None else None
@@ -228,10 +222,10 @@ class RedisStateStore(Generic[S]):
                 order += ids
                 keys = [partition.state(session_id) for session_id in ids]
                 if refresh is not None:
-                    reads += [self._submit(command(partition.slot, "GETEX", key, *refresh)) for key in keys]
+                    reads += [self._link.submit(command(partition.slot, "GETEX", key, *refresh)) for key in keys]
                     continue
                 for start in range(0, len(ids), _MGET):
-                    reads.append(self._submit(command(partition.slot, "MGET", *keys[start : start + _MGET])))
+                    reads.append(self._link.submit(command(partition.slot, "MGET", *keys[start : start + _MGET])))
             replies = await asyncio.gather(*reads)
             values = replies if refresh is not None else [value for reply in replies for value in reply]
             found = {
@@ -269,7 +263,7 @@ class RedisStateStore(Generic[S]):
         left = self._ttl if ttl is None else milliseconds(ttl)
         key, write_id = partition.state(session_id), next(self._write_ids)
         write = Append(partition, key, session_id, line, write_id, self._seen.newest(key), now, left)
-        version = await write.send(self._execute)
+        version = await write.send(self._link.execute)
         self._seen.note(key, revisions.make(version, write_id))
         self._sweeper.saved(partition, left)
         return version
@@ -280,11 +274,11 @@ class RedisStateStore(Generic[S]):
         try:
             partition = self._keys.session(agent_id, session_id)
             key = partition.state(session_id)
-            with self._wire.steps:
-                await self._ready()
-                if not partition.checked:
-                    await self._check_index(partition)
-                deleted, _ = await self._listing.delete(partition, [key], [session_id.encode()])
+            with self._link.traffic:
+                deadline = await self._link.ready()
+                await self._link.check_index(partition, deadline)
+                member = session_id.encode()
+                deleted, _ = await self._listing.delete(partition, [key], [member], deadline)
         except BaseException as error:
             self._metrics.delete.failed(started, error)
             raise
@@ -298,8 +292,8 @@ class RedisStateStore(Generic[S]):
             if limit is not None and limit < 0:
                 raise ValueError("limit must be 0 or more")
             self._keys.agent(agent_id)
-            with self._wire.steps:
-                await self._ready()
+            with self._link.traffic:
+                await self._link.ready()
                 entries = await self._listing.newest(agent_id, limit)
         except BaseException as error:
             self._metrics.list.failed(started, error)
@@ -318,7 +312,7 @@ class RedisStateStore(Generic[S]):
         else:
             cursor = None if before is None else Entry(microseconds(before), b"")
         self._keys.agent(agent_id)
-        await self._ready()
+        await self._link.ready()
         if limit == 0:
             return
         shown = 0
@@ -331,14 +325,14 @@ class RedisStateStore(Generic[S]):
     async def count(self, agent_id: str) -> int:
         """See `SessionStore.count`."""
         self._keys.agent(agent_id)
-        with self._wire.steps:
-            await self._ready()
+        with self._link.traffic:
+            await self._link.ready()
             return len(await self._listing.newest(agent_id, None))
 
     async def exists(self, agent_id: str, session_id: str) -> bool:
         """See `SessionStore.exists`."""
         partition = self._keys.session(agent_id, session_id)
-        return bool(await self._execute(command(partition.slot, "EXISTS", partition.state(session_id))))
+        return bool(await self._link.execute(command(partition.slot, "EXISTS", partition.state(session_id))))
 
     async def touch(self, agent_id: str, session_id: str, *, ttl: timedelta | None = None) -> bool:
         """See `SessionStore.touch`."""
@@ -346,7 +340,7 @@ class RedisStateStore(Generic[S]):
         if left is None:
             raise ValueError("touch() needs a ttl, here or on the store")
         partition = self._keys.session(agent_id, session_id)
-        touched = await self._execute(command(partition.slot, "PEXPIRE", partition.state(session_id), left))
+        touched = await self._link.execute(command(partition.slot, "PEXPIRE", partition.state(session_id), left))
         if touched:
             self._sweeper.saved(partition, left)
         return bool(touched)
@@ -354,24 +348,24 @@ class RedisStateStore(Generic[S]):
     async def delete_agent(self, agent_id: str, *, progress: Callable[[int], None] | None = None) -> int:
         """See `SessionStore.delete_agent`."""
         self._keys.agent(agent_id)
-        with self._wire.steps:
-            await self._ready()
+        with self._link.traffic:
+            await self._link.ready()
             return await self._listing.delete_all(agent_id, progress)
 
     async def agents(self) -> AsyncIterator[str]:
         """See `SessionStore.agents`."""
-        await self._ready()
-        async for agent_id in self._listing.agents(await self._wire.nodes()):
+        await self._link.ready()
+        async for agent_id in self._listing.agents(await self._link.wire.nodes()):
             yield agent_id
 
     async def ping(self) -> None:
         """See `SessionStore.ping`."""
-        await self._execute(command(None, "PING"))
+        await self._link.execute(command(None, "PING"))
 
     async def aclose(self) -> None:
         """See `StateStore.aclose`."""
         await self._sweeper.aclose()
-        await self._wire.aclose()
+        await self._link.aclose()
 
     async def __aenter__(self) -> Self:
         """Connect, and check that the server answers."""
@@ -387,65 +381,6 @@ class RedisStateStore(Generic[S]):
     ) -> None:
         """Close."""
         await self.aclose()
-
-    # Below the operations
-
-    def _submit(self, op: Operation) -> asyncio.Future[Any]:
-        return self._wire.submit(op)
-
-    async def _execute(self, op: Operation) -> Any:
-        if self._wire.clear:
-            return await self._wire.submit(op)
-        with self._wire.steps:
-            deadline = await self._ready()
-            return await self._wire.submit(op, deadline)
-
-    async def _ready(self) -> float | None:
-        """Have a server that fits, and room for an operation. Returns the operation's deadline if it had to wait."""
-        while not self._opened:
-            if self._opening is None:
-                self._opening = asyncio.get_running_loop().create_task(self._open_up())
-                self._opening.add_done_callback(_retrieve)
-            opening = self._opening
-            try:
-                await asyncio.shield(opening)  # one attempt and one outcome for all who wait
-            finally:
-                if opening.done() and self._opening is opening:
-                    self._opening = None
-        return None if self._wire.clear else await self._wire.wait_for_room()
-
-    async def _check_index(self, partition: Partition) -> None:
-        """Before the first MULTI for an index, see that it is one: half of a MULTI may fail, and the other half stays.
-
-        Raises:
-            ServerRefusedError: The key holds something else.
-        """
-        kind = await self._submit(command(partition.slot, "TYPE", partition.index))
-        if kind not in (b"zset", b"none"):
-            raise refusal(ReplyError("WRONGTYPE"))
-        partition.checked = True
-
-    async def _open_up(self) -> None:
-        """Connect for the first time: see whether server, user and data are as they must be."""
-        if not self._wire.router.is_cluster and await self._is_cluster():
-            router = self._wire.router.as_cluster()
-            self._log.debug("%s is part of a cluster", router.name)
-            await self._wire.aclose()
-            self._wire = Wire(router, self._wire.limits, self._log)
-        await self._submit(
-            Operation(MULTI + EXEC, None, replies=2)
-        )  # refused, it would leave its commands on their own
-        await check_layout(self._wire, self._keys)
-        self._opened = self._wire.clear = True
-
-    async def _is_cluster(self) -> bool:
-        try:
-            info = await self._submit(command(None, "INFO", "cluster"))
-        except ServerRefusedError as error:
-            if error.code in ("NOAUTH", "WRONGPASS"):
-                raise
-            return False  # a user without INFO; a cluster's redirects will still say what is wrong
-        return b"cluster_enabled:1" in bytes(info)
 
     def _decode(self, agent_id: str, session_id: str, value: bytes) -> tuple[S, str]:
         try:
@@ -464,12 +399,6 @@ class RedisStateStore(Generic[S]):
             return float(microseconds(state.updated_at)) if self._types.has_updated_at else 0.0
         except (ValueError, TypeError, AttributeError):
             return 0.0
-
-
-def _retrieve(task: asyncio.Task[None]) -> None:
-    """Take note of a failure for which nobody waits any more."""
-    if not task.cancelled():
-        task.exception()
 
 
 def _router_of(client: Any) -> Router:

@@ -10,7 +10,7 @@ from typing import Final
 from redis_state.errors import ServerRefusedError, StateStoreError, StoreUnavailableError
 
 _IN_SCRIPT: Final = re.compile(r"@?user_script:\d+: (?:@user_script: \d+: )?-?([A-Z]+) ")
-_AT_ONCE: Final = 2
+AT_ONCE: Final = 2  # attempts after which the next is made without delay
 _SAFE_CODE: Final = re.compile(r"[A-Z]{2,20}").fullmatch
 
 
@@ -104,4 +104,4 @@ def exhausted(why: str) -> StateStoreError:
 
 def backoff(attempts: int) -> float:
     """Seconds before the next attempt: none before the first two, then up to 20 ms, doubling to half a second."""
-    return 0.0 if attempts <= _AT_ONCE else random.random() * min(0.5, 0.02 * 2 ** min(attempts - _AT_ONCE - 1, 5))
+    return 0.0 if attempts <= AT_ONCE else random.random() * min(0.5, 0.02 * 2 ** min(attempts - AT_ONCE - 1, 5))

@@ -138,7 +138,7 @@ class StateType(Generic[S]):
             raise TypeError(f"{operation} needs a state type with a field {field!r}; {self.cls.__name__} has none")
 
     def stamp(self, state: Any, if_version: int | None, now: int) -> Stamp:
-        """Give an object the version and the time that the save which now begins will store it with.
+        """The version and the time that the save which now begins will store an object with.
 
         Args:
             state: The object.
@@ -167,11 +167,7 @@ class StateType(Generic[S]):
             raise TypeError("a version must be an integer")
         if version < 0 or max(version, based_on) >= _MAX_VERSION:
             raise ValueError("a version must be 0 or more, and below 2**53")
-        stamp = Stamp(self, state, version, state.updated_at if self.has_updated_at else None)
-        stamp.version = based_on + 1
-        stamp.parent = revision if based_on == version else ""
-        self.put(state, stamp.version, moment(now) if self.has_updated_at else None)
-        return stamp
+        return Stamp(self, state, version, based_on + 1, now, revision if based_on == version else "")
 
     def put(self, state: Any, version: int, updated_at: Any) -> None:
         """Set the version and the time, where the type has them."""
@@ -189,34 +185,40 @@ class StateType(Generic[S]):
 
 
 class Stamp:
-    """What a save has changed of its object.
+    """What a save makes of its object: while its bytes are taken, and again when it has succeeded.
 
     Attributes:
-        version: The object's version now.
+        version: The version that the save makes.
         parent: The revision that the object stems from; empty where that is not known.
     """
 
-    __slots__ = ("_before", "_state", "_types", "_updated_at", "parent", "version")
+    __slots__ = ("_before", "_state", "_time", "_time_before", "_types", "parent", "version")
 
-    def __init__(self, types: StateType[Any], state: Any, before: int, updated_at: Any) -> None:
+    def __init__(self, types: StateType[Any], state: Any, before: int, version: int, now: int, parent: str) -> None:
         self._types = types
         self._state = state
         self._before = before
-        self._updated_at = updated_at
-        self.version = 0
-        self.parent = ""
+        self._time = self._time_before = None
+        if types.has_updated_at:
+            self._time, self._time_before = moment(now), state.updated_at
+        self.version = version
+        self.parent = parent
 
     @property
     def is_fresh(self) -> bool:
         """Whether the object was never loaded or saved, as far as it can tell."""
         return self._before == 0 and self._types.has_version
 
-    def keep(self, revision: str) -> None:
-        """The save has succeeded: note the write that the object stems from."""
-        if self._types.has_room:
-            self._state.__dict__[_REVISION] = revision
+    def __enter__(self) -> None:
+        self._types.put(self._state, self.version, self._time)
 
-    def undo(self) -> None:
-        """The save has failed: give the object back what it had, unless a later save has stamped it since."""
-        if not self._types.has_version or self._state.version == self.version:
-            self._types.put(self._state, self._before, self._updated_at)
+    def __exit__(self, *_: object) -> None:
+        self._types.put(self._state, self._before, self._time_before)
+
+    def keep(self, revision: str) -> None:
+        """The save has succeeded: leave the stamp on the object, unless a later save was faster."""
+        state, types = self._state, self._types
+        if not types.has_version or state.version == self._before:
+            types.put(state, self.version, self._time)
+            if types.has_room:
+                state.__dict__[_REVISION] = revision

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import RedisError
@@ -20,13 +19,13 @@ from redis_state.errors import (
     ForeignLoopError,
     NotReplicatedError,
     OutcomeUnknownError,
-    StoreClosedError,
     StoreTimeoutError,
 )
 from redis_state.lane import BULK
 from redis_state.limits import Limits
 from redis_state.operation import Replay
 from redis_state.replies import Verdict
+from redis_state.traffic import MAX_PENDING, Traffic
 
 if TYPE_CHECKING:
     import logging
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
     from redis_state.operation import Operation
 
 _WATCH_INTERVAL: Final = 0.5  # seconds between two questions to the Sentinels
-MAX_PENDING: Final = 8192  # operations taken and not answered; further callers wait for room
 
 
 _process = 0  # how often this process is a fork's child
@@ -67,24 +65,6 @@ class Node:
         return (self.fast,) if self.bulk is self.fast else (self.fast, self.bulk)
 
 
-class Steps:
-    """A context in which an operation of several steps runs: it may end them while the wire is being closed."""
-
-    __slots__ = ("_wire", "running")
-
-    def __init__(self, wire: Wire) -> None:
-        self._wire = wire
-        self.running = 0
-
-    def __enter__(self) -> None:
-        self._wire.check_open()
-        self.running += 1
-
-    def __exit__(self, *_: object) -> None:
-        self.running -= 1
-        self._wire.settled(0)
-
-
 class Wire:
     """The transport of a store.
 
@@ -92,47 +72,39 @@ class Wire:
         router: Which server holds which slot, and how to connect to it.
         limits: Times and counts.
         log: Where debug lines go.
+        traffic: How much is under way.
 
     All state of a wire:
         nodes: the servers in use, by name.
         only: where most operations go, if there is one server.
         moved: where a redirect said that a slot is, until the router has learned it.
         unrouted: operations that wait for the router.
-        pending: how many operations have been taken and not completed; room: callers that wait for fewer.
-        steps: operations that take several requests, and are between two of them or in one.
-        clear: whether a caller may submit without waiting: the store has opened up and pending is below its bound.
         delayed: operations that wait before they are tried again.
         tasks: what runs beside: dialing, hanging up, learning routes.
         connected: whether any connection was ever made. Before, a failure is reported at once.
     """
 
-    def __init__(self, router: Router, limits: Limits, log: logging.Logger) -> None:
+    def __init__(self, router: Router, limits: Limits, log: logging.Logger, traffic: Traffic) -> None:
         self.router = router
         self.limits = limits
         self.log = log
-        self.steps = Steps(self)
+        self.traffic = traffic
         self.connected = False
         self._nodes: dict[str, Node] = {}
         self._only: Channel | None = None
         self._moved: dict[int | None, str] = {}
         self._unrouted: list[Operation] = []
         self._learning: asyncio.Task[None] | None = None
-        self._pending = 0
-        self._room: deque[asyncio.Future[None]] = deque()
         self._delayed: set[Operation] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._process = _process
         self._budget = limits.budget
-        self.clear = False
-        self._closing: asyncio.Task[None] | None = None
-        self._closed = False
-        self._drained: asyncio.Future[None] | None = None
         self._watching: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
         channels = [channel for node in self._nodes.values() for channel in node.channels if channel.lanes]
-        return f"<Wire {self._pending} pending, {len(self._delayed)} delayed, {channels}>"
+        return f"<Wire {self.traffic.pending} pending, {len(self._delayed)} delayed, {channels}>"
 
     # Taking operations
 
@@ -142,72 +114,38 @@ class Wire:
         Cancelling the future withdraws an operation that was not sent; of one that was, the reply is dropped.
         """
         loop = asyncio.get_running_loop()
-        if loop is not self._loop or self._process != _process or (self._closed and not self.steps.running):
-            self.check_usable(loop)
+        traffic = self.traffic
+        if loop is not self._loop or self._process != _process or traffic.closed:
+            self._check_usable(loop)
         op.future = future = loop.create_future()
         op.deadline = loop.time() + self._budget if deadline is None else deadline
-        self._pending += 1
-        if self._pending >= MAX_PENDING:
-            self.clear = False
+        traffic.pending += 1
+        if traffic.pending >= MAX_PENDING:
+            traffic.clear = False
         if self._only is not None and len(op.payload) <= BULK:
             self._only.push(op)
         else:
             self._route(op)
         return future
 
-    def check_usable(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _check_usable(self, loop: asyncio.AbstractEventLoop) -> None:
         """Take the loop for one's own, or say why operations cannot be taken."""
         if self._process != _process:
             raise ForeignLoopError("this store was opened before a fork; open one store in each process")
-        if not self.steps.running:
-            self.check_open()
+        self.traffic.check_open()
         if self._loop is None:
             self._loop = loop
         elif loop is not self._loop:
             raise ForeignLoopError("this store belongs to another event loop; open one store in each")
 
-    def check_open(self) -> None:
-        """Refuse a new operation of a closed store."""
-        if self._closed:
-            raise StoreClosedError("the store is closed; open another one")
-
-    async def wait_for_room(self) -> float:
-        """Wait until fewer operations are pending; callers get their turn in order. Returns the caller's deadline."""
-        loop = asyncio.get_running_loop()
-        self.check_usable(loop)
-        deadline = loop.time() + self._budget
-        room = loop.create_future()
-        self._room.append(room)
-        try:
-            async with asyncio.timeout_at(deadline):
-                await room
-        except TimeoutError:
-            late = StoreTimeoutError("too many operations were waiting")
-        else:
-            late = None
-        finally:
-            if room.done() and not room.cancelled() and room.exception() is None:
-                self.settled(1)  # the place that was kept
-        if late is not None:
-            raise late
-        return deadline
-
-    def _make_room(self) -> None:
-        """Keep places for callers that wait, in their order."""
-        while self._room and self._pending < MAX_PENDING:
-            room = self._room.popleft()
-            if not room.done():
-                self._pending += 1
-                room.set_result(None)
-        self.clear = self._pending < MAX_PENDING
+    @property
+    def belongs_here(self) -> bool:
+        """Whether it was not used yet, or in this loop and process."""
+        return self._process == _process and self._loop in (None, asyncio.get_running_loop())
 
     def settled(self, count: int) -> None:
         """Operations have left the wire."""
-        self._pending -= count
-        if not self.clear:
-            self._make_room()
-        if self._drained is not None and not (self._pending or self.steps.running or self._drained.done()):
-            self._drained.set_result(None)
+        self.traffic.leave(count)
 
     # Routes
 
@@ -333,7 +271,7 @@ class Wire:
         elif error.code == "CLUSTERDOWN":
             self._learn()
         if verdict is not Verdict.RELOAD:
-            op.attempts = max(op.attempts, 1)  # the server asks for patience
+            op.attempts = max(op.attempts, replies.AT_ONCE)  # the server asks for patience
         self.retry(op, error.code)
         return 1
 
@@ -361,7 +299,7 @@ class Wire:
 
     def lost(self, channel: Channel, ops: Sequence[Operation], *, executed: bool) -> None:
         """Deal with operations whose connection is gone; unless it is sure that they were not, they may be executed."""
-        if ops and self.router.is_cluster and not self._closed:
+        if ops and self.router.is_cluster and not self.traffic.closed:
             self._learn(channel.dialer.name)
         for op in ops:
             op.asking = False
@@ -399,7 +337,7 @@ class Wire:
                 op.future.set_exception(failure.error())
                 self.settled(1)
             else:
-                op.attempts = max(op.attempts, 1)
+                op.attempts = max(op.attempts, replies.AT_ONCE)
                 self.retry(op, failure.reason)
 
     # Ends
@@ -431,27 +369,10 @@ class Wire:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def aclose(self) -> None:
-        """Let what is in flight end, within its time, and close every connection. May be called again."""
-        if self._closing is None:
-            loop = asyncio.get_running_loop()
-            if self._loop is None or self._loop.is_closed() or self._process != _process:
-                self._closed = True
-                return
-            self.check_usable(loop)
-            self._closing = loop.create_task(self._close())
-        await asyncio.shield(self._closing)
-
-    async def _close(self) -> None:
-        assert self._loop is not None
-        self._closed = True
-        self.clear = False
-        for room in self._room:
-            if not room.done():
-                room.set_exception(StoreClosedError("the store was closed before the operation got its turn"))
-        if self._pending or self.steps.running:
-            self._drained = self._loop.create_future()
-            await asyncio.wait([self._drained], timeout=self.limits.budget)
+    async def disconnect(self) -> None:
+        """Close every connection. What is still under way is lost."""
+        if self._loop is not asyncio.get_running_loop() or self._process != _process:
+            return  # never used, or the loop that the connections belong to is gone
         if self._watching is not None:
             self._watching.cancel()
         while (

@@ -122,7 +122,7 @@ class Bench:
     @property
     def pending(self) -> int:
         """How many operations the store has taken and not completed."""
-        return self.store._wire._pending  # pyright: ignore[reportPrivateUsage]
+        return self.store._link.wire.traffic.pending  # pyright: ignore[reportPrivateUsage]
 
     async def in_time(self, operation: Awaitable[Any], *, budgets: int = 1) -> str:
         """The outcome of an operation that ends within its deadline."""
@@ -160,8 +160,13 @@ async def behind_proxy(
     options: StoreOptions | None = None,
     **settings: Any,
 ) -> AsyncGenerator[Bench]:
-    """A store that goes through a proxy, with short deadlines; what it leaves behind is removed."""
+    """A store that goes through a proxy, with short deadlines; what it leaves behind is removed.
+
+    Nothing may go wrong in a callback, where only the loop would hear of it.
+    """
     prefix = f"t{uuid.uuid4().hex[:12]}:"
+    surprises: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: surprises.append(context))
     async with FaultProxy(server.host, server.port) as proxy:
         config = RedisConfig(
             addrs=[f"{proxy.host}:{proxy.port}"],
@@ -181,3 +186,4 @@ async def behind_proxy(
                 for key in server.command("KEYS", prefix + "*"):
                     server.command("DEL", key)
     assert proxy.open_connections == 0
+    assert surprises == []

@@ -117,8 +117,13 @@ STORES: Final = [
 ON_A_SERVER: Final = [row for row in STORES if cast("Way", row.values[0]).server]
 PLAIN: Final = [row for row in STORES if row.id == "redis-url"]
 
+# Whose indexes differ, in what holds them or in what a reply looks like: for tests of many sessions.
+INDEXES: Final = [row for row in STORES if row.id in {"memory", "redis-url", "redis-partitions", "redis-resp3"}]
+
 # Instead of over the whole table a test runs over the rows that have a server to look into, or over one of them.
 on_servers = pytest.mark.parametrize("way", ON_A_SERVER, indirect=True)
+on_indexes = pytest.mark.parametrize("way", INDEXES, indirect=True)
+on_server_indexes = pytest.mark.parametrize("way", INDEXES[1:], indirect=True)
 on_one_server = pytest.mark.parametrize("way", PLAIN, indirect=True)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
-from typing import Any, Final
+from typing import Any, Final, cast
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -50,6 +50,15 @@ def loaded(value: bytes) -> AgentState:
 def same(a: Any, b: Any) -> bool:
     """Equality that tells 1 from 1.0 and from True, 0.0 from -0.0, and the order of keys."""
     return a == b and repr(a) == repr(b)
+
+
+def holds_beyond_64_bits(value: Any) -> bool:
+    """Whether there is an integer in it that MessagePack has no form for."""
+    if isinstance(value, dict):
+        return any(map(holds_beyond_64_bits, cast("dict[Any, Any]", value).values()))
+    if isinstance(value, list):
+        return any(map(holds_beyond_64_bits, cast("list[Any]", value)))
+    return isinstance(value, int) and not -(2**63) <= value < 2**64
 
 
 class Color(Enum):
@@ -107,7 +116,10 @@ class TestRoundTrip:
     @example(value=[{"a": {"b": math.nan}}])
     @example(value={"_rev": "9-AAAAAA"})
     def test_the_same_comes_back_or_it_is_refused(self, value: Any) -> None:
-        """For every value: an equal one of the same types is loaded, or the save is refused by its path."""
+        """For every value: an equal one of the same types is loaded, or the save is refused by its path.
+
+        The formats agree but for integers beyond 64 bits, which JSON can write and MessagePack cannot.
+        """
         state = AgentState(agent_id="a", session_id="s", context={"value": value})
         refusals: list[StateEncodeError | None] = []
         for format in FORMATS:
@@ -119,7 +131,10 @@ class TestRoundTrip:
                 assert refusal.path.startswith("$.context")
                 assert refusal.__cause__ is None
                 assert refusal.__context__ is None
-        assert str(refusals[0]) == str(refusals[1])
+        if refusals[0] is None and holds_beyond_64_bits(value):
+            assert refusals[1] is not None
+        else:
+            assert str(refusals[0]) == str(refusals[1])
 
     @given(
         st.builds(
@@ -176,8 +191,6 @@ REFUSED: Final = [
     pytest.param({"n": {(1, 2): "x"}}, "$.context.n", id="tuple key"),
     pytest.param({"text": ["ok", "lone \ud800"]}, "$.context.text[1]", id="lone surrogate"),
     pytest.param({"n": {"key \udfff": 1}}, "$.context.n", id="lone surrogate in a key"),
-    pytest.param({"big": 2**64}, "$.context.big", id="huge int"),
-    pytest.param({"big": -(2**63) - 1}, "$.context.big", id="huge negative int"),
     pytest.param({"big": 10**5000}, "$.context.big", id="int of 5000 digits"),
     pytest.param({"when": datetime(2026, 1, 1, tzinfo=UTC)}, "$.context.when", id="datetime"),
     pytest.param({"what": Point()}, "$.context.what", id="struct"),
@@ -217,7 +230,6 @@ class TestRefusals:
             ("messages", [Message("user", 7)], "$.messages[0].content"),  # pyright: ignore[reportArgumentType]
             ("messages", [Message("user", "x", metadata={"n": math.nan})], "$.messages[0].metadata.n"),
             ("version", "1", "$.version"),
-            ("version", 2**64, "$.version"),
             ("version", True, "$.version"),
             ("created_at", "today", "$.created_at"),
             ("created_at", 0, "$.created_at"),
@@ -232,6 +244,17 @@ class TestRefusals:
         with pytest.raises(StateEncodeError) as caught:
             stored(state, format)
         assert caught.value.path == path
+
+    @pytest.mark.parametrize("number", [2**64, -(2**63) - 1, 10**400, -(10**4000)])
+    def test_an_integer_beyond_64_bits(self, number: int) -> None:
+        """JSON holds integers of any size; MessagePack does not, and says where one stands."""
+        state = AgentState(agent_id="a", session_id="s", context={"sizes": [1, {"big": number}]})
+        assert same(loaded(stored(state, "json")), state)
+        with pytest.raises(StateEncodeError) as caught:
+            stored(state, "msgpack")
+        assert caught.value.path == "$.context.sizes[1].big"
+        assert caught.value.__cause__ is None
+        assert caught.value.__context__ is None
 
     def test_a_key_is_not_quoted_at_length(self) -> None:
         """A key may hold anything, and be long; an error is one line."""

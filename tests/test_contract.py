@@ -203,6 +203,22 @@ class TestSave:
         await saving
         assert (await store.load("a1", "s1")).data == {"n": 1}
 
+    async def test_the_call_itself_takes_the_state(self, store: Store) -> None:
+        """Also where the save is awaited much later: the call returns a coroutine, and has made the bytes by then."""
+        state = a_state(data={"n": 1})
+        saving = store.save(state)
+        assert state.version == 1
+        state.data["n"] = 2
+        await asyncio.sleep(0.01)
+        await saving
+        assert ((await store.load("a1", "s1")).data, state.version) == ({"n": 1}, 1)
+
+    async def test_a_refusal_belongs_to_who_awaits(self, store: Store) -> None:
+        """The call itself raises nothing."""
+        saving = store.save(a_state(""))
+        with pytest.raises(InvalidIdError):
+            await saving
+
     async def test_a_change_while_the_save_is_under_way_is_not_saved(self, store: Store) -> None:
         """The bytes are made before the first wait."""
         state = a_state(data={"n": 1})
@@ -434,7 +450,10 @@ class TestLoad:
 
 @on_servers
 class TestForeignTypes:
-    """A key of the store's holds what another program put there: WRONGTYPE, and nothing changes."""
+    """Where another program's key stands in the place of one of the store's, WRONGTYPE says so.
+
+    A key that is there before the store's first write to the agent, or under that of a fresh object, is not touched.
+    """
 
     async def refused(self, call: Awaitable[object]) -> None:
         with pytest.raises(ServerRefusedError) as caught:
@@ -456,15 +475,29 @@ class TestForeignTypes:
         assert stores.command("EXISTS", stores.index_key("a1", "s1")) == 0
         stores.command("DEL", key)
 
+    async def test_under_a_new_state_of_a_known_agent(self, store: Store, stores: Stores) -> None:
+        """The agent's other sessions stay listed, this one is not."""
+        await saved(store, "s2")
+        key = stores.state_key("a1", "s1")
+        stores.command("RPUSH", key, "foreign")
+        await self.refused(store.save(a_state()))
+        assert stores.command("LRANGE", key, 0, -1) == [b"foreign"]
+        stores.command("DEL", key)
+        assert await store.list("a1") == ["s2"]
+
     async def test_in_the_place_of_a_state(self, store: Store, stores: Stores) -> None:
-        """A save of a loaded object does not write over another program's data."""
+        """What looks before it writes leaves it; a plain save of an object that was stored there replaces it."""
         (state,) = await saved(store, "s1")
         key = stores.state_key("a1", "s1")
         stores.command("DEL", key)
         stores.command("RPUSH", key, "foreign")
-        await self.refused(store.save(state))
+        await self.refused(store.save(a_state()))
+        await self.refused(store.save(state, if_version=1))
+        await self.refused(store.append("a1", "s1", [Message("user", "hi")]))
+        assert state.version == 1
         assert stores.command("LRANGE", key, 0, -1) == [b"foreign"]
-        stores.command("DEL", key)
+        await store.save(state)
+        assert await store.load("a1", "s1") == state
 
     async def test_in_the_place_of_the_index_of_a_new_state(self, store: Store, stores: Stores) -> None:
         """Both or neither: no state is left behind."""
@@ -480,31 +513,47 @@ class TestForeignTypes:
         stores.command("DEL", index)
 
     async def test_in_the_place_of_the_index_of_a_stored_state(self, store: Store, stores: Stores) -> None:
-        """Both or neither: the stored state stays as it was, its expiry too."""
+        """A store that has not written to the agent yet changes nothing: the stored state and its expiry stay."""
+        state = a_state(data={"n": 1})
+        await store.save(state, ttl=timedelta(hours=1))
+        stored = await store.load("a1", "s1")
+        index, key = stores.index_key("a1", "s1"), stores.state_key("a1", "s1")
+        stores.command("SET", index, "foreign")
+        other = await stores.open()
+        mine = await other.load("a1", "s1")
+        for write in (
+            lambda: other.save(mine),
+            lambda: other.save(a_state()),
+            lambda: other.save(mine, if_version=1),
+            lambda: other.append("a1", "s1", [Message("user", "hi")]),
+            lambda: other.delete("a1", "s1"),
+        ):
+            await self.refused(write())
+            assert mine == stored
+            assert await other.load("a1", "s1") == stored
+            assert 0 < stores.command("PTTL", key) <= 3_600_000
+        assert stores.command("GET", index) == b"foreign"
+        stores.command("DEL", index)
+        await other.save(mine)
+        assert await other.list("a1") == ["s1"]
+
+    async def test_an_index_that_is_broken_between_two_writes(self, store: Store, stores: Stores) -> None:
+        """Every write says so, those that look first change nothing, and the next one after a repair is whole."""
         (state,) = await saved(store, "s1")
         stored = await store.load("a1", "s1")
         index = stores.index_key("a1", "s1")
+        stores.command("DEL", index)
         stores.command("SET", index, "foreign")
-        state.data["n"] = 1
-        await self.refused(store.save(state))
         await self.refused(store.save(state, if_version=1))
         await self.refused(store.append("a1", "s1", [Message("user", "hi")]))
-        assert state.version == 1
         assert await store.load("a1", "s1") == stored
+        await self.refused(store.save(state))
+        assert state.version == 1
+        await self.refused(store.delete("a1", "s1"))
+        assert stores.command("GET", index) == b"foreign"
         stores.command("DEL", index)
         await store.save(state)
-
-    async def test_a_new_object_over_a_stored_state_whose_index_is_foreign(self, store: Store, stores: Stores) -> None:
-        """Both or neither: the state that was there stays, and so does its expiry."""
-        state = a_state(data={"n": 1})
-        await store.save(state, ttl=timedelta(hours=1))
-        index = stores.index_key("a1", "s1")
-        stores.command("SET", index, "foreign")
-        await self.refused(store.save(a_state()))
-        assert (await store.load("a1", "s1")).data == {"n": 1}
-        assert 0 < stores.command("PTTL", stores.state_key("a1", "s1")) <= 3_600_000
-        stores.command("DEL", index)
-        await store.save(state)
+        assert await store.list("a1") == ["s1"]
 
     async def test_a_type_without_version_over_a_foreign_index(self, stores: Stores) -> None:
         """Both or neither, whatever the state type can tell."""
@@ -512,18 +561,9 @@ class TestForeignTypes:
         index = stores.index_key("a1", "s1")
         stores.command("SET", index, "foreign")
         await self.refused(store.save(Bare("a1", "s1")))
+        await self.refused(store.delete("a1", "s1"))
         assert not await store.exists("a1", "s1")
         stores.command("DEL", index)
-
-    async def test_a_delete_whose_index_is_foreign(self, store: Store, stores: Stores) -> None:
-        """Both or neither: the state stays."""
-        (state,) = await saved(store, "s1")
-        index = stores.index_key("a1", "s1")
-        stores.command("SET", index, "foreign")
-        await self.refused(store.delete("a1", "s1"))
-        assert await store.exists("a1", "s1")
-        stores.command("DEL", index)
-        await store.save(state)
 
 
 class TestDelete:

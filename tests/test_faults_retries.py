@@ -21,6 +21,7 @@ from redis_state import (
     StateNotFoundError,
     StoreUnavailableError,
 )
+from redis_state.channel import MAX_BATCH
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -179,17 +180,20 @@ async def test_max_clients_is_waited_out_by_a_client_that_greets_nobody() -> Non
 
 
 async def test_what_was_not_sent_is_sent_on_the_next_connection(redis_server: RedisServer) -> None:
-    """256 deletes were in flight when the only connection was lost; those that waited behind them are carried out."""
+    """As many deletes as fit were in flight on the only connection when it was lost; those behind them are done."""
     async with behind_proxy(redis_server, pool_size=1, timeout=2.0) as bench:
-        await bench.store.save(state("299"))
+        last = str(MAX_BATCH + 43)
+        await bench.store.save(state(last))
         bench.proxy.stall()
-        deletes = [asyncio.ensure_future(outcome(bench.store.delete("a", str(number)))) for number in range(300)]
+        deletes = [
+            asyncio.ensure_future(outcome(bench.store.delete("a", str(number)))) for number in range(MAX_BATCH + 44)
+        ]
         await asyncio.sleep(0.05)
         bench.proxy.release()
         bench.proxy.cut()
         async with asyncio.timeout(bench.budget / 2):
-            assert await asyncio.gather(*deletes) == ["unknown"] * 256 + ["done"] * 44
-        assert await bench.truth.load("299") is None
+            assert await asyncio.gather(*deletes) == ["unknown"] * MAX_BATCH + ["done"] * 44
+        assert await bench.truth.load(last) is None
 
 
 # The first connection

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from stores import Stores, on_one_server, on_servers
+from stores import Stores, on_indexes, on_one_server, on_server_indexes
 
 from redis_state import AgentState, RedisStateStore, SessionInfo, SessionStore
 from redis_state.testing import RedisServer
@@ -47,6 +47,7 @@ async def ids_in_pages(store: Store, size: int) -> list[str]:
     return shown
 
 
+@on_indexes
 async def test_more_than_a_few_pages(store: Store) -> None:
     """Whatever the limit is, before and after the end of a page."""
     names = await fill(store, 1100)
@@ -59,7 +60,7 @@ async def test_more_than_a_few_pages(store: Store) -> None:
     assert await ids_in_pages(store, 400) == names
 
 
-@on_servers
+@on_server_indexes
 async def test_more_dead_than_a_few_pages(store: Store, stores: Stores) -> None:
     """A limit is filled with what is alive, however much dangles before it."""
     names = await fill(store, 1300)
@@ -70,7 +71,7 @@ async def test_more_dead_than_a_few_pages(store: Store, stores: Stores) -> None:
     assert await store.list("a1") == names[1200:]
 
 
-@on_servers
+@on_server_indexes
 async def test_many_written_in_the_same_microsecond(store: Store, stores: Stores) -> None:
     """Each is shown once, in the order of their ids, wherever a page ends."""
     names = await fill(store, 1100)
@@ -84,7 +85,7 @@ async def test_many_written_in_the_same_microsecond(store: Store, stores: Stores
     assert await ids_in_pages(store, 300) == expected
 
 
-@on_servers
+@on_server_indexes
 async def test_dead_ones_among_those_of_the_same_microsecond(store: Store, stores: Stores) -> None:
     """What is removed on the way moves nobody past the cursor."""
     names = await fill(store, 1100)
@@ -99,6 +100,7 @@ async def test_dead_ones_among_those_of_the_same_microsecond(store: Store, store
     assert await store.list("a1") == expected
 
 
+@on_indexes
 async def test_saved_while_it_is_listed_in_pages(store: Store) -> None:
     """Sessions that are there from the first page to the last are shown exactly once."""
     names = await fill(store, 1200)
@@ -110,7 +112,7 @@ async def test_saved_while_it_is_listed_in_pages(store: Store) -> None:
     assert sorted(shown) == sorted(names)
 
 
-@on_servers
+@on_server_indexes
 async def test_a_writer_whose_clock_is_wrong(store: Store, stores: Stores) -> None:
     """Its sessions stand elsewhere in the list and are never missing from it."""
     await store.save(a_state("past"))
@@ -135,7 +137,7 @@ async def test_a_clock_that_jumps(store: Store, shift: int, monkeypatch: pytest.
     assert await store.list("a1") == ["after", "before"]
 
 
-@on_servers
+@on_server_indexes
 @pytest.mark.parametrize("member", [b"\xff\xfe", b"x" * 600, "nobody's".encode("utf-16")])
 async def test_an_entry_that_is_no_session(store: Store, stores: Stores, member: bytes) -> None:
     """It cannot be loaded, so it is not listed, and stops no operation."""

@@ -85,15 +85,17 @@ class Link:
 
     async def aclose(self) -> None:
         """Let operations end, within their time, and close the wire. May be called again."""
+        if self.wire.is_orphan:
+            self.traffic.close()
+            return
+        self.wire.check_loop(asyncio.get_running_loop())
         if self._closing is None:
             self._closing = asyncio.get_running_loop().create_task(self._close())
-        if self._closing.get_loop() is asyncio.get_running_loop():
-            await asyncio.shield(self._closing)
+        await asyncio.shield(self._closing)
 
     async def _close(self) -> None:
         self.traffic.close()
-        if self.wire.belongs_here:
-            await self.traffic.drain(self.wire.limits.budget)
+        await self.traffic.drain(self.wire.limits.budget)
         await self.wire.disconnect()
 
     async def _open(self) -> None:

@@ -33,7 +33,7 @@ _COMPLETE: Final = b""
 class Submit(Protocol):
     """Sends an operation; the future has its result, before the deadline by the loop's clock or within the budget."""
 
-    def __call__(self, op: Operation, deadline: float | None = None) -> asyncio.Future[Any]: ...  # noqa: D102
+    def __call__(self, op: Operation, deadline: float | None = None) -> asyncio.Future[Any]: ...
 
 
 class Entry(NamedTuple):

@@ -75,9 +75,13 @@ class MemoryStateStore(Generic[S]):
         try:
             now = self._clock()
             stamp = self._types.stamp(state, if_version, now)
-            with stamp:
-                key = self._key(state)
-                session = self._draft(state, stamp, now, ttl)
+            try:
+                with stamp:
+                    key = self._key(state)
+                    session = self._draft(state, stamp, now, ttl)
+            except BaseException:
+                stamp.drop()
+                raise
         except Exception as error:  # noqa: BLE001  # whatever it is, it belongs to who awaits the save
             return self._refuse(error, started)
         return self._save(key, session, stamp, if_version, started)
@@ -108,6 +112,7 @@ class MemoryStateStore(Generic[S]):
                 if found != if_version or not same:
                     raise VersionConflictError(if_version, found)
         except BaseException as error:
+            stamp.drop()
             self._metrics.save.failed(started, error)
             raise
         session.expires_at = _expiry(session.ttl)

@@ -142,8 +142,12 @@ class RedisStateStore(Generic[S]):
         try:
             now = self._clock()
             stamp = self._types.stamp(state, if_version, now)
-            with stamp:
-                write = self._draft(state, stamp, now, ttl)
+            try:
+                with stamp:
+                    write = self._draft(state, stamp, now, ttl)
+            except BaseException:
+                stamp.drop()
+                raise
         except Exception as error:  # noqa: BLE001  # whatever it is, it belongs to who awaits the save
             return self._refuse(error, started)
         return self._save(write, stamp, if_version, started)
@@ -177,6 +181,7 @@ class RedisStateStore(Generic[S]):
                     submit = partial(self._link.submit, deadline=deadline)
                     revision = await write.always(submit, fresh=stamp.is_fresh)
         except BaseException as error:
+            stamp.drop()
             self._metrics.save.failed(started, error)
             raise
         stamp.keep(revision)

@@ -82,6 +82,8 @@ else:
 
 # Where an object keeps which write it stems from; no field, so neither stored nor compared.
 _REVISION: Final = "_redis_state_revision"
+# The version that the latest save of an object makes, also before it has succeeded.
+_UNDER_WAY: Final = "_redis_state_under_way"
 _MAX_VERSION: Final = 2**53  # up to there Lua's numbers are exact
 
 
@@ -163,11 +165,14 @@ class StateType(Generic[S]):
         if if_version is not None:
             self.require("version", "save(if_version=)")
             based_on = if_version
+        elif self.has_room:
+            based_on = max(version, state.__dict__.get(_UNDER_WAY, 0))
         if type(version) is not int or type(based_on) is not int:
             raise TypeError("a version must be an integer")
         if version < 0 or max(version, based_on) >= _MAX_VERSION:
             raise ValueError("a version must be 0 or more, and below 2**53")
-        return Stamp(self, state, version, based_on + 1, now, revision if based_on == version else "")
+        parent = revision if if_version in (None, version) else ""
+        return Stamp(self, state, version=based_on + 1, before=version, now=now, parent=parent)
 
     def put(self, state: Any, version: int, updated_at: Any) -> None:
         """Set the version and the time, where the type has them."""
@@ -194,7 +199,7 @@ class Stamp:
 
     __slots__ = ("_before", "_state", "_time", "_time_before", "_types", "parent", "version")
 
-    def __init__(self, types: StateType[Any], state: Any, before: int, version: int, now: int, parent: str) -> None:
+    def __init__(self, types: StateType[Any], state: Any, *, version: int, before: int, now: int, parent: str) -> None:
         self._types = types
         self._state = state
         self._before = before
@@ -211,6 +216,8 @@ class Stamp:
 
     def __enter__(self) -> None:
         self._types.put(self._state, self.version, self._time)
+        if self._types.has_room:
+            self._state.__dict__[_UNDER_WAY] = self.version
 
     def __exit__(self, *_: object) -> None:
         self._types.put(self._state, self._before, self._time_before)
@@ -218,7 +225,12 @@ class Stamp:
     def keep(self, revision: str) -> None:
         """The save has succeeded: leave the stamp on the object, unless a later save was faster."""
         state, types = self._state, self._types
-        if not types.has_version or state.version == self._before:
+        if not types.has_version or state.version == self._before or state.version < self.version:
             types.put(state, self.version, self._time)
             if types.has_room:
                 state.__dict__[_REVISION] = revision
+
+    def drop(self) -> None:
+        """The save has failed: the next one makes its version."""
+        if self._types.has_room and self._state.__dict__.get(_UNDER_WAY) == self.version:
+            self._state.__dict__[_UNDER_WAY] = self._before

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from redis_state.lane import Lane
     from redis_state.operation import Operation
 
+_LOST_AT_ONCE: Final = 24  # attempts without a pause while connections are made and lost again
 _WATCH_INTERVAL: Final = 0.5  # seconds between two questions to the Sentinels
 
 
@@ -135,13 +136,17 @@ class Wire:
         self.traffic.check_open()
         if self._loop is None:
             self._loop = loop
-        elif loop is not self._loop:
+        self.check_loop(loop)
+
+    def check_loop(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Refuse another loop than the one that the connections belong to."""
+        if self._loop is not None and loop is not self._loop:
             raise ForeignLoopError("this store belongs to another event loop; open one store in each")
 
     @property
-    def belongs_here(self) -> bool:
-        """Whether it was not used yet, or in this loop and process."""
-        return self._process == _process and self._loop in (None, asyncio.get_running_loop())
+    def is_orphan(self) -> bool:
+        """Whether the loop that the connections belong to has ended, or another process has them."""
+        return self._process != _process or (self._loop is not None and self._loop.is_closed())
 
     def settled(self, count: int) -> None:
         """Operations have left the wire."""
@@ -224,13 +229,16 @@ class Wire:
 
     # Retries
 
-    def retry(self, op: Operation, why: str = "") -> None:
-        """Try an operation again, after a while if this is not the first time."""
+    def retry(self, op: Operation, why: str = "", *, lost: bool = False) -> None:
+        """Try an operation again, after a while if this is not the first time.
+
+        One whose reply was lost does not wait: the fewer writes come in between, the surer can it be settled.
+        """
         assert self._loop is not None
         op.attempts += 1
         op.why = why or op.why
         self.log.debug("attempt %d after: %s", op.attempts + 1, op.why or "connection lost")
-        delay = replies.backoff(op.attempts)
+        delay = 0.0 if lost and op.attempts <= _LOST_AT_ONCE else replies.backoff(op.attempts)
         if self._loop.time() + delay >= op.deadline:
             self.expire(op)
             self.settled(1)
@@ -314,7 +322,7 @@ class Wire:
                     continue
                 if op.replay is Replay.GUARDED and op.fallback is not None:
                     op.become(op.fallback())
-            self.retry(op)
+            self.retry(op, lost=True)
 
     def unreachable(self, channel: Channel, ops: Iterable[Operation], failure: Failure) -> None:
         """Deal with operations for a server that could not be connected to."""
@@ -336,6 +344,8 @@ class Wire:
             elif failure.final or not self.connected:
                 op.future.set_exception(failure.error())
                 self.settled(1)
+            elif op.sent:
+                self.retry(op, failure.reason, lost=True)
             else:
                 op.attempts = max(op.attempts, replies.AT_ONCE)
                 self.retry(op, failure.reason)
@@ -371,8 +381,8 @@ class Wire:
 
     async def disconnect(self) -> None:
         """Close every connection. What is still under way is lost."""
-        if self._loop is not asyncio.get_running_loop() or self._process != _process:
-            return  # never used, or the loop that the connections belong to is gone
+        if self._loop is None or self.is_orphan:
+            return
         if self._watching is not None:
             self._watching.cancel()
         while (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import uuid
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,13 @@ if TYPE_CHECKING:
 BUDGET = 3.0  # seconds that an operation may take: read_timeout and write_timeout
 SLACK = 1.0  # seconds that a busy machine may add to a deadline
 CANARY = "canary-7f3a9"
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_open() -> Iterator[None]:
+    """A connection that a test left open warns when it is collected: in this test, and not in a later one."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture
@@ -163,6 +171,16 @@ class TestWaysIn:
                 assert await by_url.list(agent_id) == ["by-config", "by-url"]
                 assert (await by_config.load(agent_id, "by-url")).version == 1
             assert await everybody(by_url) == sorted(agents)
+
+    async def test_the_first_operation_may_be_any_and_on_any_node(
+        self, redis_cluster: ClusterServers, prefix: str
+    ) -> None:
+        """A store that was not opened with `async with` finds out about the cluster in its first operation."""
+        for owned in agents_by_node(redis_cluster, prefix, 1).values():
+            store = RedisStateStore.from_url(f"{redis_cluster.nodes[0].url}?key_prefix={prefix}")
+            await asyncio.gather(store.save(state(owned[0], "s")), store.save(state(owned[0], "t")))
+            assert sorted(await store.list(owned[0])) == ["s", "t"]
+            await store.aclose()
 
     async def test_several_addresses_are_a_cluster(self, redis_cluster: ClusterServers, prefix: str) -> None:
         """`RedisConfig(addrs=[a, b, c])` is a cluster, also where one of them is dead."""

@@ -207,7 +207,7 @@ class TestSave:
         """Also where the save is awaited much later: the call returns a coroutine, and has made the bytes by then."""
         state = a_state(data={"n": 1})
         saving = store.save(state)
-        assert state.version == 1
+        assert state.version == 0
         state.data["n"] = 2
         await asyncio.sleep(0.01)
         await saving

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import gc
 import logging
 import uuid
 from typing import TYPE_CHECKING
@@ -30,6 +31,13 @@ PASSWORD, SENTINEL_PASSWORD = "canary-7f3a9 /:@", "canary-b21c4 /:@"
 CANARY = "canary-"
 AGENTS = [f"agent-{n}" for n in range(6)]
 BUDGET = 3.0  # seconds that an operation of these stores may take: read_timeout and write_timeout
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_open() -> Iterator[None]:
+    """A connection that a test left open warns when it is collected: in this test, and not in a later one."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="module")

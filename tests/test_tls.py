@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import gc
+import re
 import uuid
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -28,6 +30,13 @@ if TYPE_CHECKING:
 PASSWORD = "p w:@/%"
 DIAL_TIMEOUT = 2.0
 SLACK = 1.0  # seconds that a busy machine may add to a deadline
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_open() -> Iterator[None]:
+    """A connection that a test left open warns when it is collected: in this test, and not in a later one."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="module")
@@ -134,18 +143,21 @@ class TestTls:
     async def test_a_server_that_wants_a_client_certificate_gets_it_or_is_named_as_such(
         self, certificates: TlsFiles, prefix: str
     ) -> None:
-        """Without one the error says that a certificate is required; with one of the wrong authority likewise."""
+        """Without one, and with one of another authority, the error speaks of certificates or their settings.
+
+        A server may hang up before its alert is read, so it takes more than to repeat what the server said.
+        """
         with tls_server(certificates, tls_auth_clients="yes") as strict:
             ca, own, strange = certificates.ca, certificates.client, certificates.stranger
             shown = {"tls_cert_file": own.certificate, "tls_key_file": own.key}
             await works(RedisStateStore.from_url(url_of(strict, prefix, tls_ca_file=ca, **shown)))
             missing = await refusal(RedisStateStore.from_url(url_of(strict, prefix, tls_ca_file=ca)))
             assert isinstance(missing, StoreUnavailableError)
-            assert "certificate required" in str(missing)
+            assert re.search(r"certificate required|tls_cert_file", str(missing))
             shown = {"tls_cert_file": strange.certificate, "tls_key_file": strange.key}
             wrong = await refusal(RedisStateStore.from_url(url_of(strict, prefix, tls_ca_file=ca, **shown)))
             assert isinstance(wrong, StoreUnavailableError)
-            assert "TLS" in str(wrong)
+            assert re.search("TLS|tls_cert_file", str(wrong))
 
     async def test_a_file_that_is_not_there_is_named(self, server: RedisServer, prefix: str) -> None:
         """A wrong path is a configuration's fault, and no network's: the message holds the path or the setting."""

@@ -1,0 +1,203 @@
+"""The types that users see. This file is type-checked, never run."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Coroutine
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, assert_type
+
+import msgspec
+
+from redis_state import (
+    AgentState,
+    MemoryStateStore,
+    Message,
+    NotReplicatedError,
+    PartitionsMismatchError,
+    RedisConfig,
+    RedisStateStore,
+    ServerRefusedError,
+    SessionInfo,
+    SessionStore,
+    StateDecodeError,
+    StateEncodeError,
+    StateNotFoundError,
+    StateStore,
+    StoreOptions,
+    VersionConflictError,
+    open_store,
+)
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis, RedisCluster
+
+
+class MyState(msgspec.Struct):
+    """A Struct of the user's."""
+
+    agent_id: str
+    session_id: str
+    score: float = 0.0
+
+
+@dataclass
+class MyData:
+    """A dataclass of the user's."""
+
+    agent_id: str
+    session_id: str
+    version: int = 0
+
+
+def states() -> None:
+    """Fields, and what they hold."""
+    state = AgentState(agent_id="agent-1", session_id="session-123", messages=[Message(role="user", content="hi")])
+    assert_type(state.agent_id, str)
+    assert_type(state.session_id, str)
+    assert_type(state.messages, list[Message])
+    assert_type(state.context, dict[str, Any])
+    assert_type(state.data, dict[str, Any])
+    assert_type(state.version, int)
+    assert_type(state.created_at, datetime)
+    assert_type(state.updated_at, datetime)
+    message = state.messages[0]
+    assert_type(message.role, str)
+    assert_type(message.content, str)
+    assert_type(message.timestamp, datetime)
+    assert_type(message.metadata, dict[str, Any] | None)
+    AgentState("agent-1", "session-123")  # pyright: ignore[reportCallIssue]
+    AgentState(agent_id="agent-1")  # pyright: ignore[reportCallIssue]
+
+
+def ways_in(client: Redis, cluster: RedisCluster, config: RedisConfig) -> None:
+    """A store is one of `AgentState` unless it is told another type."""
+    assert_type(RedisStateStore(client), RedisStateStore[AgentState])
+    assert_type(RedisStateStore(cluster), RedisStateStore[AgentState])
+    assert_type(RedisStateStore(client, state_type=MyState), RedisStateStore[MyState])
+    assert_type(RedisStateStore(client, state_type=MyData), RedisStateStore[MyData])
+    assert_type(RedisStateStore.from_url("redis://"), RedisStateStore[AgentState])
+    assert_type(RedisStateStore.from_url("redis://", state_type=MyState), RedisStateStore[MyState])
+    assert_type(RedisStateStore.from_config(config), RedisStateStore[AgentState])
+    assert_type(RedisStateStore.from_config(config, state_type=MyState), RedisStateStore[MyState])
+    assert_type(MemoryStateStore(), MemoryStateStore[AgentState])
+    assert_type(MemoryStateStore(state_type=MyState), MemoryStateStore[MyState])
+    assert_type(open_store("memory://"), SessionStore[AgentState])
+    assert_type(open_store("redis://", state_type=MyState), SessionStore[MyState])
+
+
+def options(client: Redis) -> None:
+    """By keyword, known and of their types."""
+    every: StoreOptions = {
+        "ttl": timedelta(hours=1),
+        "refresh_ttl": True,
+        "format": "msgpack",
+        "partitions": 4,
+        "replicas": 1,
+        "meter_provider": None,
+        "logger": None,
+    }
+    RedisStateStore(client, key_prefix="p:", dial_timeout=1, **every)
+    RedisStateStore.from_url("redis://", tls_verify=False, **every)
+    open_store("redis://", **every)
+    RedisStateStore(client, ttl=60)  # pyright: ignore[reportArgumentType]
+    RedisStateStore(client, format="yaml")  # pyright: ignore[reportArgumentType]
+    RedisStateStore(client, unknown=1)  # pyright: ignore[reportCallIssue]
+    RedisStateStore(client, AgentState)  # pyright: ignore[reportCallIssue]
+    RedisStateStore("redis://")  # pyright: ignore[reportArgumentType]
+    MemoryStateStore(ttl=60)  # pyright: ignore[reportArgumentType]
+    RedisConfig(["localhost:6379"])  # pyright: ignore[reportCallIssue]
+    RedisConfig(adrs=["localhost:6379"])  # pyright: ignore[reportCallIssue]
+
+
+async def operations(store: SessionStore[AgentState], state: AgentState) -> None:
+    """What each of them takes and returns."""
+    assert_type(store.save(state), Coroutine[Any, Any, None])
+    assert_type(await store.save(state, if_version=0, ttl=timedelta(seconds=1)), None)
+    assert_type(await store.load("agent-1", "session-123"), AgentState)
+    assert_type(await store.load_many("agent-1", ["session-123"]), dict[str, AgentState])
+    assert_type(await store.delete("agent-1", "session-123"), bool)
+    assert_type(await store.list("agent-1", limit=10), list[str])
+    assert_type(store.sessions("agent-1", limit=10, before=datetime.now(UTC)), AsyncIterator[SessionInfo])
+    async for info in store.sessions("agent-1"):
+        assert_type(info.session_id, str)
+        assert_type(info.updated_at, datetime)
+        store.sessions("agent-1", before=info)
+    async for agent_id in store.agents():
+        assert_type(agent_id, str)
+    assert_type(await store.append("agent-1", "session-123", [Message(role="user", content="hi")]), int)
+    assert_type(await store.count("agent-1"), int)
+    assert_type(await store.exists("agent-1", "session-123"), bool)
+    assert_type(await store.touch("agent-1", "session-123", ttl=timedelta(seconds=1)), bool)
+    assert_type(await store.delete_agent("agent-1", progress=print), int)
+    assert_type(await store.ping(), None)
+    assert_type(await store.aclose(), None)
+    async with store as entered:
+        assert_type(entered, SessionStore[AgentState])
+    await store.save(MyState("agent-1", "session-123"))  # pyright: ignore[reportArgumentType]
+    await store.save(state, 0)  # pyright: ignore[reportCallIssue]
+    await store.list("agent-1", 10)  # pyright: ignore[reportCallIssue]
+
+
+async def updates(store: SessionStore[MyData]) -> None:
+    """The function is given the store's type, and may be plain or async."""
+
+    def plain(state: MyData) -> None:
+        state.version += 1
+
+    async def patient(state: MyData) -> str:
+        return state.agent_id
+
+    def another(state: MyState) -> None:
+        state.score += 1
+
+    assert_type(await store.update("agent-1", "session-123", plain), MyData)
+    assert_type(await store.update("agent-1", "session-123", patient, attempts=3), MyData)
+    assert_type(await store.update("agent-1", "session-123", lambda state: state.version), MyData)
+    await store.update("agent-1", "session-123", another)  # pyright: ignore[reportArgumentType]
+
+
+async def types_of_the_users_own(client: Redis) -> None:
+    """They come back from every operation that loads."""
+    store = RedisStateStore(client, state_type=MyState)
+    assert_type(await store.load("agent-1", "session-123"), MyState)
+    assert_type(await store.load_many("agent-1", []), dict[str, MyState])
+    async with RedisStateStore(client, state_type=MyData) as entered:
+        assert_type(entered, RedisStateStore[MyData])
+        assert_type(await entered.update("agent-1", "session-123", print), MyData)
+    async with open_store("memory://", state_type=MyState) as opened:
+        assert_type(await opened.load("agent-1", "session-123"), MyState)
+
+
+def protocols(client: Redis) -> None:
+    """Both stores are both protocols, of their own type only."""
+    core: list[StateStore[AgentState]] = [RedisStateStore(client), MemoryStateStore()]
+    every: list[SessionStore[AgentState]] = [RedisStateStore(client), MemoryStateStore()]
+    core = [*every]
+    mine: SessionStore[MyState] = MemoryStateStore(state_type=MyState)
+    core[0] = mine  # pyright: ignore[reportArgumentType]
+    unnamed: StateStore = MemoryStateStore()
+    assert_type(unnamed, StateStore[AgentState])
+
+
+def errors(error: Exception) -> None:
+    """What each carries."""
+    match error:
+        case StateNotFoundError() | StateDecodeError():
+            assert_type(error.agent_id, str)
+            assert_type(error.session_id, str)
+        case VersionConflictError():
+            assert_type(error.expected, int)
+            assert_type(error.stored, int)
+        case StateEncodeError():
+            assert_type(error.path, str)
+        case ServerRefusedError():
+            assert_type(error.code, str)
+        case NotReplicatedError():
+            assert_type(error.wanted, int)
+            assert_type(error.confirmed, int)
+        case PartitionsMismatchError():
+            assert_type(error.configured, int)
+            assert_type(error.stored, int)
+        case _:
+            pass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl, unquote
@@ -97,6 +98,7 @@ class RedisConfig:
 
 
 _PORTS: Final = 65536
+_HOST: Final = re.compile(r"[^\s:@/\[\]]+|\[[0-9A-Fa-f:.%]+\]").fullmatch
 _SCHEMES: Final = {
     "redis": (False, ""),
     "rediss": (True, ""),
@@ -198,7 +200,7 @@ def _split_address(address: str, default_port: int) -> tuple[str, int]:
     if not colon or address.endswith("]"):
         host, port = address, str(default_port)
     # What is no address may be a misplaced password, so it is not shown.
-    if not host or "@" in host or not port.isdecimal() or not 0 < int(port) < _PORTS:
+    if not _HOST(host) or not port.isdecimal() or not 0 < int(port) < _PORTS:
         raise ValueError("an address is not of the form host:port")
     return host.strip("[]"), int(port)
 

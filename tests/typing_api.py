@@ -112,7 +112,8 @@ def options(client: Redis) -> None:
 
 async def operations(store: SessionStore[AgentState], state: AgentState) -> None:
     """What each of them takes and returns."""
-    assert_type(store.save(state), Coroutine[Any, Any, None])
+    saving = assert_type(store.save(state), Coroutine[Any, Any, None])
+    assert_type(await saving, None)
     assert_type(await store.save(state, if_version=0, ttl=timedelta(seconds=1)), None)
     assert_type(await store.load("agent-1", "session-123"), AgentState)
     assert_type(await store.load_many("agent-1", ["session-123"]), dict[str, AgentState])
@@ -175,9 +176,13 @@ def protocols(client: Redis) -> None:
     every: list[SessionStore[AgentState]] = [RedisStateStore(client), MemoryStateStore()]
     core = [*every]
     mine: SessionStore[MyState] = MemoryStateStore(state_type=MyState)
-    core[0] = mine  # pyright: ignore[reportArgumentType]
-    unnamed: StateStore = MemoryStateStore()
-    assert_type(unnamed, StateStore[AgentState])
+    core = [mine]  # pyright: ignore[reportAssignmentType]
+    assert_type(core, list[StateStore[AgentState]])
+
+
+def unnamed(store: StateStore) -> None:
+    """A protocol without a type is one of `AgentState`."""
+    assert_type(store, StateStore[AgentState])
 
 
 def errors(error: Exception) -> None:

@@ -1,0 +1,135 @@
+"""What error replies mean."""
+
+from __future__ import annotations
+
+import pytest
+
+from redis_state.errors import ServerRefusedError, StoreUnavailableError
+from redis_state.replies import AT_ONCE, ReplyError, Verdict, backoff, exhausted, judge, redirection, refusal
+
+SECRET = "user-4711"
+
+
+@pytest.mark.parametrize(
+    ("message", "verdict"),
+    [
+        ("LOADING Redis is loading the dataset in memory", Verdict.LATER),
+        ("TRYAGAIN Multiple keys request during rehashing of slot", Verdict.LATER),
+        ("CLUSTERDOWN The cluster is down", Verdict.LATER),
+        ("MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.", Verdict.LATER),
+        ("NOREPLICAS Not enough good replicas to write.", Verdict.LATER),
+        ("BUSY Redis is busy running a script.", Verdict.LATER),
+        ("READONLY You can't write against a read only replica.", Verdict.ELSEWHERE),
+        ("UNBLOCKED force unblock from blocking operation", Verdict.ELSEWHERE),
+        ("ERR max number of clients reached", Verdict.ELSEWHERE),
+        ("MOVED 3999 127.0.0.1:6381", Verdict.MOVED),
+        ("ASK 3999 127.0.0.1:6381", Verdict.ASK),
+        ("NOSCRIPT No matching script. Please use EVAL.", Verdict.RELOAD),
+        ("ERR Protocol error: invalid bulk length", Verdict.DISCONNECTED),
+    ],
+)
+def test_what_was_refused_before_it_was_executed_is_tried_again(message: str, verdict: Verdict) -> None:
+    """Each of these errors says that nothing happened, and what to do about it."""
+    assert judge(ReplyError(message)) is verdict
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "WRONGTYPE Operation against a key holding the wrong kind of value",
+        "OOM command not allowed when used memory > 'maxmemory'.",
+        "NOPERM this user has no permissions to run the 'set' command",
+        "NOAUTH Authentication required.",
+        "WRONGPASS invalid username-password pair or user is disabled.",
+        "MISCONF Redis is configured to save RDB snapshots, but it's currently unable to persist on disk.",
+        "EXECABORT Transaction discarded because of previous errors.",
+        "ERR syntax error",
+        "ERR the text says MOVED 1 127.0.0.1:1",
+        "SOMETHING new",
+        "",
+    ],
+)
+def test_any_other_error_is_final(message: str) -> None:
+    """What no rule knows is never sent again."""
+    assert judge(ReplyError(message)) is Verdict.REFUSED
+
+
+@pytest.mark.parametrize(
+    ("message", "code"),
+    [
+        ("OOM command not allowed when used memory > 'maxmemory'. script: f_1, on @user_script:12.", "OOM"),
+        ("ERR Error running script (call to f_1): @user_script:12: WRONGTYPE Operation against", "WRONGTYPE"),
+        ("ERR Error running script (call to f_1): @user_script:12: @user_script: 12: -OOM command not", "OOM"),
+        ("ERR Error running script (call to f_1): @user_script:12: -READONLY You can't write", "READONLY"),
+        ("ERR Error running script (call to f_1): @user_script:12: MISCONF Redis is configured", "MISCONF"),
+        ("ERR Error running script (call to f_1): @user_script:1: user_script:1: attempt to call", "ERR"),
+        ("NOPERM ACL failure in script: User reader has no permissions to run the 'set' command", "NOPERM"),
+        ("ERR ACL failure in script: User reader has no permissions to access one of the keys", "NOPERM"),
+        ("ERR The user executing the script can't run this command: ACL failure in script", "NOPERM"),
+        ("LOADING", "LOADING"),
+    ],
+)
+def test_an_error_inside_of_a_script_has_the_code_of_the_error(message: str, code: str) -> None:
+    """Redis 6.2 wraps what a command in a script replied, newer servers do not: both read the same."""
+    assert ReplyError(message).code == code
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("MOVED 3999 127.0.0.1:6381", (3999, "127.0.0.1", 6381)),
+        ("ASK 0 redis-1.example.com:6379", (0, "redis-1.example.com", 6379)),
+        ("MOVED 16383 :7000", (16383, "", 7000)),
+        ("MOVED 1 2001:db8::1:6379", (1, "2001:db8::1", 6379)),
+    ],
+)
+def test_a_redirection_names_slot_host_and_port(message: str, expected: tuple[int, str, int]) -> None:
+    """Also with IPv6, and where the host is left out because it is the one that replied."""
+    assert redirection(ReplyError(message)) == expected
+
+
+@pytest.mark.parametrize("code", ["OOM", "NOPERM", "WRONGTYPE", "NOAUTH", "WRONGPASS", "MISCONF", "READONLY", "MOVED"])
+def test_a_refusal_carries_the_code_and_what_to_do(code: str) -> None:
+    """The server's text is left out: it may quote what was sent."""
+    error = refusal(ReplyError(f"{code} {SECRET}"))
+    assert isinstance(error, ServerRefusedError)
+    assert error.code == code
+    assert len(str(error)) > len(str(refusal(ReplyError("SOMETHING new"))))
+    assert SECRET not in str(error)
+
+
+@pytest.mark.parametrize("message", [SECRET, f"{SECRET} {SECRET}", f"ERR {SECRET}", f"ERR: {SECRET}", f" {SECRET}", ""])
+def test_a_refusal_quotes_nothing_that_is_no_code(message: str) -> None:
+    """An error without a code of capitals is reported as ERR."""
+    error = refusal(ReplyError(message))
+    assert isinstance(error, ServerRefusedError)
+    assert error.code == "ERR"
+    assert SECRET not in str(error)
+
+
+def test_a_value_over_the_limit_and_a_server_that_is_too_old_are_told() -> None:
+    """Two errors that both begin with ERR mean something to a user."""
+    assert "proto-max-bulk-len" in str(refusal(ReplyError("ERR Protocol error: invalid bulk length")))
+    assert "6.2" in str(refusal(ReplyError(f"ERR unknown command 'GETEX', with args beginning with: '{SECRET}'")))
+
+
+def test_what_was_refused_until_its_deadline_is_unavailable_and_says_why() -> None:
+    """The last refusal is in the error, with advice where there is one."""
+    assert isinstance(exhausted("LOADING"), StoreUnavailableError)
+    assert "LOADING" in str(exhausted("LOADING"))
+    assert "replica" in str(exhausted("READONLY"))
+
+
+def test_the_first_attempts_are_at_once_and_no_pause_is_longer_than_half_a_second() -> None:
+    """Pauses are random, and grow to a bound however many attempts there were."""
+    for attempts in range(AT_ONCE + 1):
+        assert backoff(attempts) == 0.0
+    highest = 0.0
+    for attempts in (*range(AT_ONCE + 1, 40), 10_000):
+        bound = min(0.5, 0.02 * 2 ** (attempts - AT_ONCE - 1)) if attempts < 40 else 0.5
+        pauses = [backoff(attempts) for _ in range(200)]
+        assert all(0 <= pause <= bound for pause in pauses)
+        assert len(set(pauses)) > 100
+        assert max(pauses) > 0.8 * bound
+        highest = max(highest, *pauses)
+    assert highest <= 0.5

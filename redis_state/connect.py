@@ -247,17 +247,16 @@ class ClusterRouter:
         raise NotImplementedError  # the servers themselves redirect
 
     async def learn(self, failed: str) -> None:
-        if not self._learned:
-            await self._client.initialize()
-        else:
-            await self._map.initialize(last_failed_node_name=failed or None)
+        # The map alone: all of the client would ask for the description of every command as well.
+        await self._map.initialize(last_failed_node_name=failed or None)
         self._learned = True
         alive = set(self._map.nodes_cache)
         self._dialers = {name: dialer for name, dialer in self._dialers.items() if name in alive}
 
     async def aclose(self) -> None:
         if self._owned:
-            await self._client.aclose()
+            await self._map.aclose()
+            await self._map.aclose("startup_nodes")
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,16 @@ another type, an unknown URL scheme) are plain ``TypeError`` and ``ValueError``.
 class StateStoreError(Exception):
     """The root of every error that a store raises."""
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Copies and pickles keep the data."""
+        return _again, (type(self), self.args, self.__dict__)
+
+
+def _again(cls: type[StateStoreError], args: tuple[object, ...], data: dict[str, object]) -> StateStoreError:
+    error = cls.__new__(cls, *args)
+    error.__dict__.update(data)
+    return error
+
 
 class StateNotFoundError(StateStoreError):
     """Raised when a session has no state: never saved, deleted, or expired.

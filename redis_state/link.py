@@ -13,7 +13,7 @@ from redis_state.layout import check_layout
 from redis_state.limits import Limits
 from redis_state.operation import EXEC, MULTI, Operation, command
 from redis_state.replies import ReplyError, refusal
-from redis_state.traffic import Traffic
+from redis_state.traffic import Traffic, retrieve
 from redis_state.wire import Wire
 
 
@@ -60,7 +60,7 @@ class Link:
         while not self.traffic.opened:
             if self._opening is None:
                 self._opening = asyncio.get_running_loop().create_task(self._open())
-                self._opening.add_done_callback(_retrieve)
+                self._opening.add_done_callback(retrieve)
             opening = self._opening
             try:
                 await asyncio.shield(opening)  # one attempt and one outcome for all who wait
@@ -118,9 +118,3 @@ class Link:
                 raise
             return False  # a user without INFO; a cluster's redirects will still say what is wrong
         return b"cluster_enabled:1" in bytes(info)
-
-
-def _retrieve(task: asyncio.Task[None]) -> None:
-    """Take note of a failure for which nobody waits any more."""
-    if not task.cancelled():
-        task.exception()

@@ -18,6 +18,7 @@ from redis_state.operation import Operation, Replay, block, call, command, pack
 from redis_state.replies import ReplyError, refusal
 from redis_state.scripts import DELETE, REPAIR
 from redis_state.state import SessionInfo
+from redis_state.traffic import retrieve
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -276,6 +277,7 @@ class Listing:
         if asked is None:
             loop = asyncio.get_running_loop()
             asked = self._asked[slot] = loop.create_task(self._has_evicted(Operation(INFO_STATS, slot)))
+            asked.add_done_callback(retrieve)
             loop.call_soon(self._asked.pop, slot, None)
         return asyncio.shield(asked)
 

@@ -22,6 +22,7 @@ _TAIL: Final = 192  # bytes that hold any revision, with what closes it
 _ALPHABET: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 _PAIRS: Final = [a + b for a in _ALPHABET for b in _ALPHABET]
 _WELL_FORMED: Final = re.compile(rb"\d+-[\w,.-]*").fullmatch
+_NUMBER: Final = re.compile(rb"[0-9]+").fullmatch
 _END: Final = re.compile(rb'(?:"_rev"\s*:\s*"|\xa4_rev\xd9.)(\d+-[\w,.-]*)(?:@(\d+))?(?:"\s*\}\s*)?\Z', re.DOTALL)
 
 
@@ -98,7 +99,7 @@ def _read_end(value: bytes) -> tuple[str, int | None]:
     # As this library writes it; anything else, such as a document that was edited by hand, takes the longer way.
     if value[start - 1 : start + 7] == b'"_rev":"' and value[-2:] == b'"}':
         revision, _, base = value[start + 7 : -2].partition(b"@")
-        if _WELL_FORMED(revision):
+        if _WELL_FORMED(revision) and (not base or _NUMBER(base)):
             return revision.decode(), int(base) if base else None
     match = _END.match(value, start - 1)
     if match is None:

@@ -82,7 +82,7 @@ else:
 
 # Where an object keeps which write it stems from; no field, so neither stored nor compared.
 _REVISION: Final = "_redis_state_revision"
-# The version that the latest save of an object makes, also before it has succeeded.
+# The version that the latest save of an object makes, until it has succeeded.
 _UNDER_WAY: Final = "_redis_state_under_way"
 _MAX_VERSION: Final = 2**53  # up to there Lua's numbers are exact
 
@@ -225,6 +225,8 @@ class Stamp:
     def keep(self, revision: str) -> None:
         """The save has succeeded: leave the stamp on the object, unless a later save was faster."""
         state, types = self._state, self._types
+        if types.has_room and state.__dict__.get(_UNDER_WAY) == self.version:
+            del state.__dict__[_UNDER_WAY]
         if not types.has_version or state.version == self._before or state.version < self.version:
             types.put(state, self.version, self._time)
             if types.has_room:
@@ -233,4 +235,4 @@ class Stamp:
     def drop(self) -> None:
         """The save has failed: the next one makes its version."""
         if self._types.has_room and self._state.__dict__.get(_UNDER_WAY) == self.version:
-            self._state.__dict__[_UNDER_WAY] = self._before
+            self._state.__dict__[_UNDER_WAY] = self.version - 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import Final
+from typing import Any, Final
 
 from redis_state.errors import StoreClosedError, StoreTimeoutError
 
@@ -109,3 +109,9 @@ class Traffic:
         if self.pending or self._steps:
             self._drained = asyncio.get_running_loop().create_future()
             await asyncio.wait([self._drained], timeout=seconds)
+
+
+def retrieve(task: asyncio.Future[Any]) -> None:
+    """Take note of the failure of a shared task for which nobody waits any more, so that asyncio does not report it."""
+    if not task.cancelled():
+        task.exception()

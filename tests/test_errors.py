@@ -111,7 +111,6 @@ def test_each_carries_its_data(error: StateStoreError, data: dict[str, Any]) -> 
 
 
 @pytest.mark.parametrize("error", [error for error, _ in CARRIED], ids=lambda error: type(error).__name__)
-@pytest.mark.xfail(reason="an error that carries data cannot be made again from its text alone")
 def test_each_can_be_copied_and_sent_to_another_process(error: StateStoreError) -> None:
     """As a pool of processes does with an error of its work."""
     for twin in (copy.copy(error), copy.deepcopy(error), pickle.loads(pickle.dumps(error))):

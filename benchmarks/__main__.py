@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import gc
+import importlib
 import json
 import time
 from datetime import UTC, datetime
@@ -13,38 +15,27 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+import benchmarks
 from benchmarks.bench import Bench, Settings
 from benchmarks.machine import describe
 from benchmarks.measure import Meter
 from benchmarks.payloads import sizes
-from benchmarks.sections import (
-    cluster,
-    conversation,
-    extras,
-    listing,
-    loops,
-    memory,
-    metrics,
-    peers,
-    server,
-    table,
-)
 from redis_state.testing import RedisServer
 
 if TYPE_CHECKING:
     from benchmarks.report import Report
 
 SECTIONS = {
-    "table": table,
-    "peers": peers,
-    "listing": listing,
-    "extras": extras,
-    "conversation": conversation,
-    "memory": memory,
-    "uvloop": loops,
-    "metrics": metrics,
-    "cluster": cluster,
-    "server": server,
+    "table": "benchmarks.sections.table",
+    "peers": "benchmarks.sections.peers",
+    "listing": "benchmarks.sections.listing",
+    "extras": "benchmarks.sections.extras",
+    "conversation": "benchmarks.sections.conversation",
+    "memory": "benchmarks.sections.memory",
+    "uvloop": "benchmarks.sections.loops",
+    "metrics": "benchmarks.sections.metrics",
+    "cluster": "benchmarks.sections.cluster",
+    "server": "benchmarks.sections.server",
 }
 RESULTS = Path(__file__).with_name("results")
 
@@ -57,18 +48,21 @@ def main() -> None:
     settings = Settings(
         quick=options.quick,
         seed=options.seed,
-        rounds=3 if options.quick else 5,
-        seconds=0.05 if options.quick else 0.12,
+        rounds=2 if options.quick else 5,
+        seconds=0.05 if options.quick else 0.1,
     )
-    # What is imported stays: a collection between two regions need not look at it.
-    gc.collect()
-    gc.freeze()
     console = Console(stderr=True)
     names = [name for name in SECTIONS if not options.only or name in options.only]
     began = time.monotonic()
+    with console.status("Importing the peers"):
+        sections: dict[str, Any] = {name: importlib.import_module(SECTIONS[name]) for name in names}
+    # What is imported stays: a collection between two regions need not look at it.
+    gc.collect()
+    gc.freeze()
     with RedisServer() as redis_server, Progress(*columns(), console=console) as progress:
         meter = Meter([redis_server.url])
-        reports = {name: measure(name, settings, redis_server.url, meter, progress) for name in names}
+        bench = Bench(settings, redis_server.url, meter, sizes(settings.seed, quick=settings.quick), lambda _: None)
+        reports = {name: measure(name, section, bench, progress) for name, section in sections.items()}
         meter.close()
         machine = describe(".".join(map(str, redis_server.version)))
     run = {
@@ -79,14 +73,14 @@ def main() -> None:
         "machine": machine,
         "payload_bytes": {name: payload.encoded_size() for name, payload in sizes(settings.seed).items()},
     }
-    write(out, run, reports)
+    write(out, run, {sections[name].TITLE: report for name, report in reports.items()})
     print((out / "results.md").read_text())
     console.print(f"Took {run['seconds']} s; tables, charts and data are in {out}.")
 
 
 def arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__import__("benchmarks").__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=benchmarks.__doc__)
     parser.add_argument("--quick", action="store_true", help="a look in about a minute, not a measurement")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, metavar="NAME", help=f"some of: {', '.join(SECTIONS)}")
     parser.add_argument("--seed", type=int, default=1, help="what the payloads are made from (default: 1)")
@@ -109,29 +103,28 @@ def columns() -> tuple[Any, ...]:
     )
 
 
-def measure(name: str, settings: Settings, url: str, meter: Meter, progress: Progress) -> Report:
+def measure(name: str, section: Any, bench: Bench, progress: Progress) -> Report:
     """Run one section under a line of the progress bar."""
-    section = SECTIONS[name]
-    task = progress.add_task("", total=section.steps(settings), section=name)
+    steps = section.steps(bench.settings)
+    task = progress.add_task("", total=steps, section=name)
 
     def step(what: str) -> None:
         progress.update(task, advance=1, description=what)
 
-    bench = Bench(settings=settings, url=url, meter=meter, payloads=sizes(settings.seed), step=step)
-    report = section.run(bench)
-    progress.update(task, completed=section.steps(settings), description="done")
+    report = section.run(dataclasses.replace(bench, step=step))
+    progress.update(task, completed=steps, description="done")
     progress.refresh()
     return report
 
 
 def write(out: Path, run: dict[str, Any], reports: dict[str, Report]) -> None:
-    """One JSON, one page of tables, one file for each chart."""
+    """One JSON, one page of tables, one file for each chart; `reports` are by title."""
     out.mkdir(parents=True, exist_ok=True)
     figures = [row for report in reports.values() for row in report.data]
     (out / "results.json").write_text(json.dumps({**run, "figures": figures}, indent=1) + "\n")
     page = [heading(run)]
-    for name, report in reports.items():
-        page += [f"## {SECTIONS[name].TITLE}", ""]
+    for title, report in reports.items():
+        page += [f"## {title}", ""]
         page += [each.markdown() for each in report.tables]
         for file, svg in report.charts.items():
             (out / file).write_text(svg)
@@ -147,11 +140,12 @@ def heading(run: dict[str, Any]) -> str:
         (
             f"# Benchmarks, {run['date']}" + (" (--quick: a look, not a measurement)" if run["quick"] else ""),
             "",
-            f"{machine['cpu']}, {machine['cores']} cores for client and server together, {machine['system']}, "
-            f"{machine['python']}, Redis {machine['redis']}; {versions}; seed {run['seed']}, {run['seconds']} s.",
+            f"{machine['cpu']}, {machine['cores']} cores for client and server together, {machine['system']}.",
+            f"{machine['python']}, Redis {machine['redis']}; {versions}.",
+            f"Payloads from seed {run['seed']}. The run took {run['seconds']} s.",
             "",
-            "Rates count operations whose results were read back and checked, over the timed region. A ratio is to "
-            "redis.asyncio in the same round: the median of the rounds (lowest-highest).",
+            "Rates count operations whose results were read back and checked, over the timed region.",
+            "A ratio is to redis.asyncio in the same round: the median of the rounds (lowest-highest).",
             "",
         )
     )

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from benchmarks.payloads import Payload
     from benchmarks.subjects.subject import Subject
 
-WARM_UP = 0.02
+# Opens the connections that the most callers of a run need, before anything is timed.
+WARM_UP = 0.2
 READ_BACK = 8
-IN_FLIGHT = (1, 8, 64, 256)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,11 @@ class Settings:
     seed: int
     rounds: int
     seconds: float
+
+    @property
+    def in_flight(self) -> tuple[int, ...]:
+        """How many callers: always one, where sharing a round trip with others is not possible."""
+        return (1, 64) if self.quick else (1, 8, 64, 256)
 
 
 @dataclass(slots=True)
@@ -59,16 +64,23 @@ class Bench:
 
     @asynccontextmanager
     async def opened(
-        self, kinds: Sequence[Callable[..., Any]], payload: Payload, *, url: str | None = None, agents: int = 1
+        self,
+        kinds: Sequence[Callable[..., Any]],
+        payload: Payload,
+        *,
+        agents: int = 1,
+        most_in_flight: int | None = None,
     ) -> AsyncIterator[list[Subject]]:
-        """Subjects of these kinds on an empty server, each with states of its own."""
+        """Subjects of these kinds on an empty server, warmed up, each with states of its own."""
+        most = min(most_in_flight or self.settings.in_flight[-1], payload.sessions)
         self.meter.clear()
         async with AsyncExitStack() as stack:
             subjects: list[Subject] = []
             for kind in kinds:
-                subject = kind(url or self.url, payload.states(agents=agents))
+                subject = kind(self.url, payload.states(agents=agents))
                 await subject.open()
                 stack.push_async_callback(subject.close)
+                await self.warm_up(subject, payload, most)
                 subjects.append(subject)
             yield subjects
         self.meter.clear()
@@ -94,7 +106,8 @@ class Bench:
         async def region(subject: Subject) -> Region:
             numbers: Any = range(payload.sessions)
             if operation in {"delete", "append"}:
-                await fill(subject, payload.sessions)
+                numbers = range(max(in_flight, payload.sessions // 2))
+                await fill(subject, len(numbers))
             if operation != "delete":
                 numbers = itertools.cycle(numbers)
             return await timed(
@@ -106,15 +119,6 @@ class Bench:
                 meter=self.meter,
             )
 
-        for subject in subjects:  # opens the connections that this many callers need
-            await timed(
-                subject.load if operation == "load" else subject.save,
-                itertools.cycle(range(payload.sessions)),
-                is_right=lambda _: True,
-                in_flight=in_flight,
-                seconds=WARM_UP,
-                meter=self.meter,
-            )
         found = await in_turns(
             subjects,
             region,
@@ -127,6 +131,11 @@ class Bench:
             for subject in subjects:
                 await read_back(subject, said)
         return found
+
+    async def warm_up(self, subject: Subject, payload: Payload, in_flight: int) -> None:
+        """Save for a moment, with as many callers as there will be."""
+        numbers = itertools.cycle(range(payload.sessions))
+        await timed(subject.save, numbers, is_right=bool, in_flight=in_flight, seconds=WARM_UP, meter=self.meter)
 
     async def fill(self, subjects: Sequence[Subject], payload: Payload) -> None:
         """Save all sessions of all subjects, and read the first ones back."""

@@ -10,12 +10,23 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-WIDTH, HEIGHT = 760, 400
-LEFT, RIGHT, TOP, BOTTOM = 64, 190, 56, 52
+WIDTH, HEIGHT = 780, 400
+LEFT, RIGHT, TOP, BOTTOM = 64, 200, 56, 52
 LINE_HEIGHT = 16
 
-# Mid tones with enough contrast on white and on black; the first is for redis_state, the second for the baseline.
-COLOURS = ("#e0452c", "#3b7dd8", "#2f9e6e", "#b07d0a", "#9361c9", "#c24f8f", "#4c93a8", "#7c8a3a", "#8a8f98")
+# Mid tones with enough contrast on white and on black; a subject has the same in every chart.
+COLOURS = {
+    "redis_state": "#e0452c",
+    "redis.asyncio": "#3b7dd8",
+    "SET then SADD": "#4c93a8",
+    "aiogram RedisStorage": "#9361c9",
+    "py-key-value RedisStore": "#c24f8f",
+    "openai-agents RedisSession": "#b07d0a",
+    "valkey-glide": "#2f9e6e",
+    "coredis": "#7c8a3a",
+    "bare protocol": "#8a8f98",
+}
+STACK = ("#3b7dd8", "#2f9e6e")
 STYLE = """
 text { font: 12px system-ui, -apple-system, 'Segoe UI', sans-serif; fill: #57606a }
 .title { font-size: 15px; font-weight: 600; fill: #1f2328 }
@@ -28,10 +39,16 @@ text { font: 12px system-ui, -apple-system, 'Segoe UI', sans-serif; fill: #57606
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """A line: its name and its points, in the order of x."""
+    """A line: its name, its points in the order of x, and whether it is dashed."""
 
     name: str
     points: Sequence[tuple[float, float]]
+    dashed: bool = False
+
+    @property
+    def colour(self) -> str:
+        """That of the subject, which is the name up to a comma."""
+        return COLOURS[self.name.partition(",")[0]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,19 +74,19 @@ def line_chart(title: str, series: Sequence[Series], *, x: str, y: str, log_y: b
     ]
     body.append(f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 12}" text-anchor="middle">{escape(x)}</text>')
     ends = spread([to_y(line.points[-1][1]) for line in series])
-    for i, (line, end) in enumerate(zip(series, ends, strict=True)):
-        colour = COLOURS[i % len(COLOURS)]
-        path = " ".join(f"{to_x(px):.1f},{to_y(py):.1f}" for px, py in line.points)
-        body.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="{3 if i == 0 else 1.8}"/>')
-        if len(line.points) < 12:
-            body += [
-                f'<circle cx="{to_x(px):.1f}" cy="{to_y(py):.1f}" r="3" fill="{colour}"/>' for px, py in line.points
-            ]
-        last_x, last_y = to_x(line.points[-1][0]), to_y(line.points[-1][1])
+    for line, end in reversed(list(zip(series, ends, strict=True))):  # the first is drawn last, over the others
+        stroke = f'stroke="{line.colour}" stroke-width="{3 if line is series[0] else 1.8}"'
+        if line.dashed:
+            stroke += ' stroke-dasharray="6 4"'
+        points = [(to_x(px), to_y(py)) for px, py in line.points]
+        path = " ".join(f"{px:.1f},{py:.1f}" for px, py in points)
+        body.append(f'<polyline points="{path}" fill="none" {stroke}/>')
+        body += [f'<circle cx="{px:.1f}" cy="{py:.1f}" r="3" fill="{line.colour}"/>' for px, py in points]
+        last_x, last_y = points[-1]
         label_x = WIDTH - RIGHT + 20
         body.append(
-            f'<path d="M{last_x + 4:.1f},{last_y:.1f}L{label_x - 4},{end:.1f}" stroke="{colour}" opacity=".5"/>'
-            f'<text x="{label_x}" y="{end + 4:.1f}" style="fill:{colour}">{escape(line.name)}</text>'
+            f'<path d="M{last_x + 4:.1f},{last_y:.1f}L{label_x - 4},{end:.1f}" stroke="{line.colour}" opacity=".5"/>'
+            f'<text x="{label_x}" y="{end + 4:.1f}" style="fill:{line.colour}">{escape(line.name)}</text>'
         )
     return document(body, HEIGHT)
 
@@ -81,14 +98,14 @@ def bar_chart(title: str, bars: Sequence[Bar], parts: Sequence[str], *, unit: st
     to_x = scale(0, max(sum(bar.parts) for bar in bars), left, WIDTH - 90)
     body = [f'<text class="title" x="16" y="26">{escape(title)}</text>']
     legend_x = left
-    for part, colour in zip(parts, COLOURS[1:], strict=False):
+    for part, colour in zip(parts, STACK, strict=True):
         body.append(f'<rect x="{legend_x}" y="46" width="12" height="12" rx="2" fill="{colour}"/>')
         body.append(f'<text x="{legend_x + 18}" y="56">{escape(part)}</text>')
         legend_x += 40 + 7 * len(part)
     for i, bar in enumerate(bars):
         y, start = top + row * i, 0.0
         body.append(f'<text x="{left - 8}" y="{y + 15}" text-anchor="end">{escape(bar.name)}</text>')
-        for part, colour in zip(bar.parts, COLOURS[1:], strict=False):
+        for part, colour in zip(bar.parts, STACK, strict=True):
             width = to_x(start + part) - to_x(start)
             body.append(f'<rect x="{to_x(start):.1f}" y="{y}" width="{width:.1f}" height="20" rx="2" fill="{colour}"/>')
             start += part
@@ -133,8 +150,16 @@ def linear_marks(high: float) -> list[float]:
 
 
 def logarithmic_marks(low: float, high: float) -> list[float]:
-    """Powers of ten around the values."""
-    return [10.0**power for power in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)]
+    """From a round number below to one above: 1, 2, 5, 10 ..., or powers of ten where these would be many."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    steps = [factor * 10.0**power for power in powers for factor in (1, 2, 5)]
+    start = max(i for i, step in enumerate(steps) if step <= low)
+    end = min(i for i, step in enumerate(steps) if step >= high)
+    marks = steps[start : end + 1]
+    if len(marks) <= 8:
+        return marks
+    between = [mark for mark in marks[1:-1] if math.log10(mark).is_integer()]
+    return [marks[0], *between, marks[-1]]
 
 
 def spread(places: Sequence[float]) -> list[float]:

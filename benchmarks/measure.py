@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 BASELINE = "redis.asyncio"
 FILLERS = 64
+CALIBRATION = 20
 
 STORED_TEXT = """
 local kind = redis.call('TYPE', KEYS[1]).ok
@@ -41,7 +42,7 @@ class WrongResultError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """What a server has used so far: CPU in seconds, and bytes on the wire."""
+    """What servers have used so far: CPU in seconds, and bytes on the wire."""
 
     cpu: float
     received: int
@@ -53,8 +54,12 @@ class Meter:
 
     def __init__(self, urls: Iterable[str]) -> None:
         self.servers = [redis.Redis.from_url(url) for url in urls]
-        first, second = self.read(), self.read()
-        self._own = Counters(0.0, second.received - first.received, second.sent - first.sent)
+        self._own = Counters(0.0, 0, 0)
+        readings = [self.read() for _ in range(CALIBRATION + 1)]
+        whole = self.since(readings[0])
+        self._own = Counters(
+            whole.cpu / (CALIBRATION + 1), whole.received // (CALIBRATION + 1), whole.sent // (CALIBRATION + 1)
+        )
 
     def read(self) -> Counters:
         """The sum over all servers."""
@@ -69,7 +74,7 @@ class Meter:
         """What was used since, without the reading itself."""
         now = self.read()
         return Counters(
-            cpu=now.cpu - start.cpu,
+            cpu=max(0.0, now.cpu - start.cpu - self._own.cpu),
             received=now.received - start.received - self._own.received,
             sent=now.sent - start.sent - self._own.sent,
         )

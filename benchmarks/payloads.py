@@ -14,61 +14,12 @@ import msgspec
 from redis_state import AgentState, Message
 
 ROLES = ("user", "assistant", "tool", "assistant")
-WORDS = [
-    "the",
-    "a",
-    "to",
-    "of",
-    "and",
-    "in",
-    "is",
-    "for",
-    "on",
-    "that",
-    "with",
-    "your",
-    "we",
-    "it",
-    "can",
-    "order",
-    "refund",
-    "customer",
-    "shipment",
-    "invoice",
-    "address",
-    "delay",
-    "agent",
-    "please",
-    "check",
-    "status",
-    "number",
-    "today",
-    "tomorrow",
-    "café",
-    "naïve",
-    "résumé",
-    "Zürich",
-    "update",
-    "retry",
-    "policy",
-    "limit",
-    "account",
-    "payment",
-    "failed",
-    "accepted",
-    "search",
-    "result",
-    "found",
-    "nothing",
-    '"quoted"',
-    "path\\to",
-    "line\nbreak",
-    "sum",
-    "average",
-    "42",
-    "3.14",
-    "2025-01-31",
-]
+VOCABULARY = (
+    "the a to of and in is for on that with your we it can order refund customer shipment invoice address delay "
+    "agent please check status number today tomorrow café naïve résumé Zürich update retry policy limit account "
+    'payment failed accepted search result found nothing "quoted" path\\to line\nbreak sum average 42 3.14 2025-01-31'
+)
+WORDS = VOCABULARY.split(" ")
 VARIANTS = 4
 START = datetime(2025, 1, 31, 9, 30, tzinfo=UTC)
 
@@ -117,13 +68,16 @@ def conversation(payload: Payload, variant: int) -> tuple[Message, ...]:
     rng = random.Random(f"{payload.seed}/{payload.name}/{variant}")
     weights = [rng.uniform(0.5, 1.5) for _ in range(payload.messages)]
     prose = " ".join(rng.choices(WORDS, k=payload.size // 4))
-    length = 8.0  # the mean of a message, corrected by what the last try was short of
-    for _ in range(4):
-        cuts = [0, *itertools.accumulate(round(length * weight) for weight in weights)]
-        messages = [message(i, prose[start:end]) for i, (start, end) in enumerate(itertools.pairwise(cuts))]
-        encoded = msgspec.json.encode(AgentState(agent_id="agent-0", session_id="session-000000", messages=messages))
-        length = max(8.0, length + (payload.size - len(encoded)) / payload.messages)
-    return tuple(messages)
+
+    def messages(mean: float) -> list[Message]:
+        cuts = itertools.accumulate((round(mean * weight) for weight in weights), initial=0)
+        return [message(i, prose[start:end]) for i, (start, end) in enumerate(itertools.pairwise(cuts))]
+
+    mean = 8.0
+    for _ in range(3):  # each try corrects the mean length by what the last one was short of
+        state = AgentState(agent_id="agent-0", session_id="session-000000", messages=messages(mean))
+        mean = max(8.0, mean + (payload.size - len(msgspec.json.encode(state))) / payload.messages)
+    return tuple(messages(mean))
 
 
 def message(position: int, content: str) -> Message:
@@ -133,15 +87,16 @@ def message(position: int, content: str) -> Message:
     return Message(role=role, content=content, timestamp=START + timedelta(seconds=7 * position), metadata=metadata)
 
 
-def sizes(seed: int) -> dict[str, Payload]:
-    """The four sizes by name."""
+def sizes(seed: int, *, quick: bool = False) -> dict[str, Payload]:
+    """The four sizes by name; quick runs work on fewer sessions."""
+    sessions = 128 if quick else 512
     return {
         payload.name: payload
         for payload in (
-            Payload("0.2 KB", 200, messages=1, sessions=512, seed=seed),
-            Payload("1.4 KB", 1400, messages=8, sessions=512, seed=seed),
-            Payload("20 KB", 20_000, messages=60, sessions=256, seed=seed),
-            Payload("1 MB", 1_000_000, messages=800, sessions=64, seed=seed),
+            Payload("0.2 KB", 200, messages=1, sessions=sessions, seed=seed),
+            Payload("1.4 KB", 1400, messages=8, sessions=sessions, seed=seed),
+            Payload("20 KB", 20_000, messages=60, sessions=sessions, seed=seed),
+            Payload("1 MB", 1_000_000, messages=800, sessions=16, seed=seed),
         )
     }
 

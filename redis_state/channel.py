@@ -35,6 +35,7 @@ class Channel:
         essential: whether to wait for a connection while others have all of the client's pool.
         dialing: the task that opens another, if one does.
         flushing: whether a flush will run in this turn of the loop.
+        closed: whether nothing may be opened any more.
     """
 
     def __init__(self, wire: Wire, dialer: Dialer, limit: int, *, essential: bool) -> None:
@@ -46,6 +47,7 @@ class Channel:
         self.essential = essential
         self._dialing: asyncio.Task[None] | None = None
         self._flushing = False
+        self._closed = False
         self._timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
 
@@ -81,7 +83,7 @@ class Channel:
                 break
             if batch := self._next_batch(MAX_BATCH - len(lane.inflight)):
                 lane.send(batch)
-        if self.queue:
+        if self.queue and not self._closed:
             if self._dialing is None and sum(lane.usable for lane in self.lanes) < self.limit:
                 self._dialing = self.wire.spawn(self._dial())
             self._arm()
@@ -140,11 +142,6 @@ class Channel:
         self.flush_soon()
         self.wire.lost(self, ops, executed=executed)
 
-    def drop_lanes(self) -> None:
-        """Close every connection, because the server behind them is no longer the right one."""
-        for lane in self.lanes:
-            lane.abort()
-
     def leave_all_but(self, address: tuple[str, int]) -> None:
         """Take no connection any more that leads to another address."""
         for lane in self.lanes:
@@ -164,6 +161,9 @@ class Channel:
         except Exception as error:  # noqa: BLE001  # redis-py raises its own errors, OSError, ssl's and asyncio's
             failure = describe(error, self.dialer.name)
         else:
+            if self._closed:  # the node has gone while this was under way
+                await self.dialer.hang_up(connection)
+                return
             self.lanes.append(Lane(self, connection, take_over(connection)))
             self.wire.opened()
             self.wire.log.debug("connected to %s, %d of %d", self.dialer.name, len(self.lanes), self.limit)
@@ -200,6 +200,8 @@ class Channel:
 
     def close(self) -> None:
         """Close every connection, and stop looking after the queue."""
-        self.drop_lanes()
+        self._closed = True
+        for lane in self.lanes:
+            lane.abort()
         if self._timer is not None:
             self._timer.cancel()

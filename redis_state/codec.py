@@ -27,6 +27,7 @@ _UNENCODABLE: Final = (TypeError, ValueError, OverflowError, RecursionError, Att
 _UNDECODABLE: Final = (*_UNENCODABLE, UnicodeDecodeError)
 _SHOWN: Final = 40  # letters of a key in a path
 _MAX_PATH: Final = 32
+_BRACE: Final = ord("{")  # what a document in JSON begins with
 _FULL_FIXMAP: Final = 0x8F
 _MAP_16: Final = 0xDE
 
@@ -55,7 +56,7 @@ class Codec(Generic[S]):
         self._stamps = state_type.has_updated_at
 
     def encode(self, state: S) -> bytes:
-        """The document of a state up to where `seal` adds the revision.
+        """The document of a state, without a revision.
 
         It is decoded again and compared: what is stored is what would be loaded.
 
@@ -68,20 +69,29 @@ class Codec(Generic[S]):
             loaded = self._from_json.decode(document)
             if loaded == state:
                 if self.format == "json":
-                    return b'{"_rev":' if document == b"{}" else document[:-1] + b',"_rev":'
+                    return document
                 encoder = self._msgpack
-                return _one_more_field(encoder.encode(state)) + b"\xa4_rev"
+                return _one_more_field(encoder.encode(state))
         except _UNENCODABLE as error:
             refusal = _refusal(encoder, state, error)
         else:
             refusal = _difference(state, loaded, "$")
         raise refusal  # outside of the handler, whose error would be its context and may quote the payload
 
-    def seal(self, body: bytes, revision: str) -> bytes:
-        """A whole document: what `encode` returned, and the revision."""
-        if self.format == "json":
-            return b'%b"%b"}' % (body, revision.encode())
-        return b"%b\xd9%c%b" % (body, len(revision), revision.encode())
+    @staticmethod
+    def sealed(document: bytes, revision: str) -> tuple[bytes | memoryview, bytes]:
+        """What `encode` returned, with the revision: two parts, so that a large document is not copied for it."""
+        if document[0] != _BRACE:
+            return document, b"\xa4_rev\xd9%c%b" % (len(revision), revision.encode())
+        comma = b"," if len(document) > len(b"{}") else b""
+        return memoryview(document)[:-1], b'%b"_rev":"%b"}' % (comma, revision.encode())
+
+    @staticmethod
+    def unsealed(document: bytes) -> bytes:
+        """What `encode` returned up to where a script adds the revision."""
+        if document[0] != _BRACE:
+            return document + b"\xa4_rev"
+        return b'{"_rev":' if document == b"{}" else document[:-1] + b',"_rev":'
 
     def encode_batch(self, messages: list[Any], updated_at: datetime) -> bytes:
         """A line for `append` up to where the script adds the revision.

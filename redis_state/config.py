@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl, unquote
 
 from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 
 from redis_state.connect import ClusterRouter, PlainRouter, Router
 from redis_state.limits import Limits
+from redis_state.sentinel import Sentinels
 
 if TYPE_CHECKING:
     from redis.credentials import CredentialProvider
@@ -243,7 +244,7 @@ def connect(config: RedisConfig) -> Router:
         "maint_notifications_config": silent,
     }
     if config.master_name:
-        sentinel: Any = Sentinel(
+        sentinel: Any = Sentinels(
             [_split_address(address, 26379) for address in config.sentinel_addrs],
             sentinel_kwargs={
                 "username": config.sentinel_username,
@@ -279,6 +280,10 @@ class SentinelRouter(PlainRouter):
 
 
 def _tls(config: RedisConfig) -> dict[str, Any]:
+    for name in ("tls_ca_file", "tls_cert_file", "tls_key_file"):
+        path: str | None = getattr(config, name)
+        if path is not None and not Path(path).is_file():
+            raise ValueError(f"{name} names no file: {path}")
     return {
         "ssl": True,
         "ssl_ca_certs": config.tls_ca_file,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import ssl
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from redis import exceptions as redis_errors
 from redis.asyncio.sentinel import MasterNotFoundError, SentinelConnectionPool
 
 from redis_state.errors import ServerRefusedError, StateStoreError, StoreUnavailableError
+from redis_state.sentinel import NoPrimaryError
 
 Connection = Any  # redis.asyncio.connection.AbstractConnection, whose annotations are incomplete
 
@@ -278,7 +280,7 @@ class Failure:
         return ServerRefusedError(self.code, self.reason) if self.code else StoreUnavailableError(self.reason)
 
 
-def describe(error: BaseException | None, name: str) -> Failure:  # noqa: PLR0911  # a table of cases
+def describe(error: BaseException | None, name: str) -> Failure:  # noqa: C901, PLR0911  # a table of cases
     """What redis-py's failure to connect means. None stands for a pool without a free connection."""
     if error is None:
         return Failure(f"the client's pool has no free connection to {name}; raise its max_connections")
@@ -287,8 +289,10 @@ def describe(error: BaseException | None, name: str) -> Failure:  # noqa: PLR091
         return Failure(f"{name} does not accept the username and password", code, final=True)
     if isinstance(error, redis_errors.NoPermissionError):
         return Failure(f"the user may not connect to {name}", "NOPERM", final=True)
+    if isinstance(error, NoPrimaryError):
+        return Failure(error.reason, "WRONGPASS" if error.refused else "", final=error.refused)
     if isinstance(error, MasterNotFoundError):
-        return Failure(f"no Sentinel names {name}; check master_name and sentinel_addrs")
+        return Failure(f"no Sentinel names {name}")
     if isinstance(error, redis_errors.ResponseError) and "DB index" in str(error):
         return Failure(f"{name} has no database of that number", "ERR", final=True)
     if isinstance(error, redis_errors.BusyLoadingError):
@@ -306,6 +310,8 @@ def describe(error: BaseException | None, name: str) -> Failure:  # noqa: PLR091
         return Failure(f"TLS with {name} failed: {_tls_reason(cause)}", final=True)
     if cause is not None and cause.errno:
         reason = os.strerror(cause.errno) if cause.errno > 0 else "its name cannot be resolved"
+        if cause.errno == errno.ECONNRESET:
+            reason += "; with TLS this may be for want of a tls_cert_file"
         return Failure(f"cannot connect to {name}: {reason}")
     return Failure(f"cannot connect to {name}: {type(error).__name__}")
 

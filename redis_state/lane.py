@@ -164,15 +164,13 @@ class Lane(asyncio.Protocol):
 
     def _complete(self, op: Operation, reply: Any) -> int:
         """Complete an operation that failed, or that replicas confirm. Returns 1 if it stays with the wire."""
+        if isinstance(op, _Confirmation):  # an error, such as UNBLOCKED on a demotion, means that nobody confirmed
+            self._confirm(0 if op.error is not None else reply)
+            return 1
         if op.error is not None:
             if op.error.code == "NOSCRIPT":
                 self._loaded.clear()
             return self._channel.refused(self, op)
-        if isinstance(op, _Confirmation):
-            for write, result in self._unconfirmed:
-                self._channel.confirmed(write, result, reply)
-            self._unconfirmed.clear()
-            return 1
         if op.writes:
             self._unconfirmed.append((op, reply))
             return 1
@@ -180,14 +178,18 @@ class Lane(asyncio.Protocol):
             op.future.set_result(reply)
         return 0
 
+    def _confirm(self, replicas: int) -> None:
+        """Complete the writes that so many replicas have confirmed."""
+        for write, result in self._unconfirmed:
+            self._channel.confirmed(write, result, replicas)
+        self._unconfirmed.clear()
+
     def connection_lost(self, exc: Exception | None) -> None:
         """Hand back what was in flight."""
         self._displaced.connection_lost(None)  # redis-py waits for it when it closes
         if self._timer is not None:
             self._timer.cancel()
-        for write, result in self._unconfirmed:
-            self._channel.confirmed(write, result, 0)
-        self._unconfirmed.clear()
+        self._confirm(0)
         lost = [op for op in self.inflight if not isinstance(op, _Confirmation)]
         self.inflight.clear()
         self._channel.lost(self, lost, executed=not self._skipped)
@@ -213,5 +215,6 @@ class Lane(asyncio.Protocol):
         for op in self.inflight:
             if op.deadline <= now and not op.expired:
                 op.expired = True  # its reply is still to come, and will be dropped
-                self._channel.expire(op)
+                if not isinstance(op, _Confirmation):
+                    self._channel.expire(op)
         self._arm()

@@ -24,12 +24,20 @@ async def check_layout(wire: Wire, keys: Keys) -> None:
         PartitionsMismatchError: The data has another number.
     """
     slot = int(key_slot(keys.layout))
-    noted = await wire.submit(command(slot, "GET", keys.layout))
-    if noted is None and keys.partitions > 1:
+    if keys.partitions > 1 and await wire.submit(command(slot, "GET", keys.layout)) is None:
         if await _has_plain_index(wire, keys):
             raise PartitionsMismatchError(keys.partitions, 1)
         await wire.submit(command(slot, "SETNX", keys.layout, keys.partitions))
-        noted = await wire.submit(command(slot, "GET", keys.layout))
+    await compare_layout(wire, keys)
+
+
+async def compare_layout(wire: Wire, keys: Keys, deadline: float | None = None) -> None:
+    """Compare the store's `partitions` with what is noted beside the data.
+
+    Raises:
+        PartitionsMismatchError: The data has another number.
+    """
+    noted = await wire.submit(command(int(key_slot(keys.layout)), "GET", keys.layout), deadline)
     stored = 1 if noted is None else int(noted)
     if stored != keys.partitions:
         raise PartitionsMismatchError(keys.partitions, stored)

@@ -9,7 +9,7 @@ from typing import Any
 from redis_state.connect import Router
 from redis_state.errors import ServerRefusedError
 from redis_state.keys import Keys, Partition
-from redis_state.layout import check_layout
+from redis_state.layout import check_layout, compare_layout
 from redis_state.limits import Limits
 from redis_state.operation import EXEC, MULTI, Operation, command
 from redis_state.replies import ReplyError, refusal
@@ -51,7 +51,8 @@ class Link:
         if self.traffic.clear:
             return await self.wire.submit(op)
         with self.traffic:
-            return await self.wire.submit(op, await self.ready())
+            deadline = await self.ready()  # may put another wire in place
+            return await self.wire.submit(op, deadline)
 
     async def ready(self) -> float:
         """Open the wire if it is not, and wait for room. Returns when the operation must end, by the loop's clock."""
@@ -72,13 +73,17 @@ class Link:
         return deadline
 
     async def check_index(self, partition: Partition, deadline: float) -> None:
-        """Before the first MULTI for an index, see that it is one: half of a MULTI may fail, and the other half stays.
+        """Before the first write to an index, see that it is one: half of a MULTI may fail, and the other half stays.
 
         Raises:
             ServerRefusedError: The key holds something else.
+            PartitionsMismatchError: Another store has written with another number of partitions.
         """
         if not partition.checked:
-            kind = await self.submit(command(partition.slot, "TYPE", partition.index), deadline)
+            kind, _ = await asyncio.gather(
+                self.submit(command(partition.slot, "TYPE", partition.index), deadline),
+                compare_layout(self.wire, self._keys, deadline),  # another store may have come since this one opened
+            )
             if kind not in (b"zset", b"none"):
                 raise refusal(ReplyError("WRONGTYPE"))
             partition.checked = True

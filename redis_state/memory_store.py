@@ -93,7 +93,7 @@ class MemoryStateStore(Generic[S]):
     def _draft(self, state: Any, stamp: Stamp, now: int, ttl: timedelta | None) -> _Session:
         left = self._ttl if ttl is None else milliseconds(ttl)
         revision = revisions.make(stamp.version, next(self._write_ids), stamp.parent, looked=True)
-        value = self._codec.seal(self._codec.encode(state), revision)
+        value = b"".join(self._codec.sealed(self._codec.encode(state), revision))
         return _Session(value, revision, now, left, _expiry(left))
 
     async def _refuse(self, error: Exception, started: float) -> None:

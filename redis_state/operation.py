@@ -22,6 +22,16 @@ MULTI: Final = pack(("MULTI",))
 EXEC: Final = pack(("EXEC",))
 
 
+def pack_set(key: bytes, value: tuple[bytes | memoryview, bytes], *options: bytes | int) -> list[bytes | memoryview]:
+    """The packed parts of a SET whose value is in two parts, which may be large: nothing of it is copied here."""
+    head = b"*%d\r\n$3\r\nSET\r\n$%d\r\n%b\r\n$%d\r\n"
+    parts = [head % (3 + len(options), len(key), key, len(value[0]) + len(value[1])), *value, b"\r\n"]
+    for option in options:
+        text = b"%b" % option if isinstance(option, bytes) else b"%d" % option
+        parts.append(b"$%d\r\n%b\r\n" % (len(text), text))
+    return parts
+
+
 class Replay(Enum):
     """What may be done with an operation that was sent and not answered."""
 

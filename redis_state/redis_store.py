@@ -158,10 +158,9 @@ class RedisStateStore(Generic[S]):
         partition = self._keys.session(state.agent_id, session_id)
         key = partition.state(session_id)
         left = self._ttl if ttl is None else milliseconds(ttl)
-        body = self._codec.encode(state)
+        document = self._codec.encode(state)
         revision = revisions.make(stamp.version, next(self._write_ids), stamp.parent)
-        document = self._codec.seal(body, revision)
-        return Save(partition, key, session_id, body, document, revision, stamp.parent, now, left)
+        return Save(partition, key, session_id, document, revision, stamp.parent, now, left)
 
     async def _refuse(self, error: Exception, started: float) -> None:
         self._metrics.save.failed(started, error)
@@ -169,7 +168,7 @@ class RedisStateStore(Generic[S]):
 
     async def _save(self, write: Save, stamp: Stamp, if_version: int | None, started: float) -> None:
         try:
-            if if_version is not None:
+            if write.partition.checked and if_version is not None:
                 revision = await write.if_version(self._link.execute, if_version)
             elif write.partition.checked:
                 execute = self._link.wire.submit if self._link.traffic.clear else self._link.execute
@@ -179,7 +178,10 @@ class RedisStateStore(Generic[S]):
                     deadline = await self._link.ready()
                     await self._link.check_index(write.partition, deadline)
                     submit = partial(self._link.submit, deadline=deadline)
-                    revision = await write.always(submit, fresh=stamp.is_fresh)
+                    if if_version is not None:
+                        revision = await write.if_version(submit, if_version)
+                    else:
+                        revision = await write.always(submit, fresh=stamp.is_fresh)
         except BaseException as error:
             stamp.drop()
             self._metrics.save.failed(started, error)
@@ -268,7 +270,10 @@ class RedisStateStore(Generic[S]):
         left = self._ttl if ttl is None else milliseconds(ttl)
         key, write_id = partition.state(session_id), next(self._write_ids)
         write = Append(partition, key, session_id, line, write_id, self._seen.newest(key), now, left)
-        version = await write.send(self._link.execute)
+        with self._link.traffic:
+            deadline = await self._link.ready()
+            await self._link.check_index(partition, deadline)
+            version = await write.send(partial(self._link.submit, deadline=deadline))
         self._seen.note(key, revisions.make(version, write_id))
         self._sweeper.saved(partition, left)
         return version

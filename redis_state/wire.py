@@ -196,7 +196,7 @@ class Wire:
             for channel in self._nodes.pop(name).channels:
                 waiting.extend(channel.queue)
                 channel.queue.clear()
-                channel.drop_lanes()
+                channel.close()
         for op in waiting:
             self._route(op)
 

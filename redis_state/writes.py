@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from redis_state import revision as revisions
+from redis_state.codec import Codec
 from redis_state.errors import OutcomeUnknownError, StateDecodeError, StateNotFoundError, VersionConflictError
 from redis_state.keys import Partition
-from redis_state.operation import EXEC, MULTI, Argument, Operation, Replay, call, command, pack
+from redis_state.operation import EXEC, MULTI, Operation, Replay, call, command, pack, pack_set
 from redis_state.replies import ReplyError, refusal
 from redis_state.scripts import APPEND, SAVE
 
@@ -24,8 +25,7 @@ class Save:
         partition: The keys of the session's agent.
         key: The key of the state.
         session_id: The session.
-        body: The document up to its revision, for the script, which seals it.
-        document: All of the document, for MULTI.
+        document: The state's bytes, without a revision.
         revision: What this write makes.
         parent: The revision that the object stems from; empty where it is not known.
         score: When, in microseconds since 1970.
@@ -35,7 +35,6 @@ class Save:
     partition: Partition
     key: bytes
     session_id: str
-    body: bytes
     document: bytes
     revision: str
     parent: str
@@ -53,14 +52,13 @@ class Save:
             The revision that is stored now.
         """
         partition, key = self.partition, self.key
-        set_: tuple[Argument, ...] = ("SET", key, self.document)
-        if self.ttl is not None:
-            set_ += ("PX", self.ttl)
+        options: tuple[bytes | int, ...] = () if self.ttl is None else (b"PX", self.ttl)
         if fresh:  # GET returns nothing in the common case, and refuses to replace a key of another type
-            set_ += ("GET",)
-        zadd = ("ZADD", partition.index, self.score, self.session_id)
+            options += (b"GET",)
+        parts = pack_set(key, Codec.sealed(self.document, self.revision), *options)
+        zadd = pack(("ZADD", partition.index, self.score, self.session_id))
         op = Operation(
-            b"".join((MULTI, pack(set_), pack(zadd), EXEC)),
+            b"".join((MULTI, *parts, zadd, EXEC)),
             partition.slot,
             replies=4,
             replay=Replay.GUARDED,
@@ -95,7 +93,7 @@ class Save:
     def _script(self, expected: int | str, *, replay: int) -> Operation:
         keys = (self.key, self.partition.index)
         version, newest, parent = revisions.version(self.revision), revisions.newest(self.revision), self.parent
-        what = (self.body, version, newest, expected, revisions.newest(parent))
+        what = (Codec.unsealed(self.document), version, newest, expected, revisions.newest(parent))
         args = (*what, self.score, self.session_id, "" if self.ttl is None else self.ttl, replay)
         return call(SAVE, self.partition.slot, keys, args, replay=Replay.GUARDED)
 

@@ -9,7 +9,7 @@ import asyncio
 import time
 import uuid
 import zlib
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol, Unpack, cast
 from urllib.parse import quote
@@ -17,7 +17,7 @@ from urllib.parse import quote
 import pytest
 from redis.asyncio import Redis
 
-from redis_state import AgentState, MemoryStateStore, RedisConfig, RedisStateStore, SessionStore
+from redis_state import AgentState, MemoryStateStore, RedisConfig, RedisStateStore, SessionStore, StateStoreError
 from redis_state.testing import ClusterServers, RedisServer, SentinelServers, TlsFiles
 
 if TYPE_CHECKING:
@@ -147,8 +147,13 @@ PLAIN: Final = [row for row in STORES if row.id == "redis-url"]
 # Whose indexes differ, in what holds them or in what a reply looks like: for tests of many sessions.
 INDEXES: Final = [row for row in STORES if row.id in {"memory", "redis-url", "redis-partitions", "redis-resp3"}]
 
+# Which differ in more than how their connections are opened: for tests of one subject in depth.
+KINDS: Final = [row for row in STORES if row.id in {"memory", "redis-url", "redis-msgpack", "redis-resp3", "cluster"}]
+
 # Instead of over the whole table a test runs over the rows that have a server to look into, or over one of them.
 on_servers = pytest.mark.parametrize("way", ON_A_SERVER, indirect=True)
+on_kinds = pytest.mark.parametrize("way", KINDS, indirect=True)
+on_server_kinds = pytest.mark.parametrize("way", KINDS[1:], indirect=True)
 on_indexes = pytest.mark.parametrize("way", INDEXES, indirect=True)
 on_server_indexes = pytest.mark.parametrize("way", INDEXES[1:], indirect=True)
 on_one_server = pytest.mark.parametrize("way", PLAIN, indirect=True)
@@ -183,6 +188,7 @@ class Stores:
         self.server = server
         self.prefix = f"test-{uuid.uuid4().hex}:"
         self._opened = AsyncExitStack()
+        self._first: AnyStore | None = None
 
     async def open(
         self,
@@ -191,7 +197,9 @@ class Stores:
     ) -> SessionStore[S]:
         """Another store on the same data; in memory, one with data of its own. It is closed after the test."""
         both: StoreOptions = {**self.way.options, **options}
-        return await self._opened.enter_async_context(self.way.opener(self.server, self.prefix, state_type, both))
+        store = await self._opened.enter_async_context(self.way.opener(self.server, self.prefix, state_type, both))
+        self._first = self._first or store
+        return store
 
     # What stands in the server
 
@@ -223,10 +231,16 @@ class Stores:
 
     def keys(self) -> list[bytes]:
         """Every key under the prefix, less the one that says how many partitions there are."""
+        return sorted(set(self._all_keys()) - {self._layout})
+
+    @property
+    def _layout(self) -> bytes:
+        return f"{self.prefix}partitions".encode()
+
+    def _all_keys(self) -> set[bytes]:
         if self.server is None:
-            return []
+            return set()
         servers = self.server.primaries if isinstance(self.server, ClusterServers) else [self._server_of("")]
-        layout = f"{self.prefix}partitions".encode()
         found: set[bytes] = set()
         for server in servers:
             cursor = b"0"
@@ -235,17 +249,32 @@ class Stores:
                 found.update(some)
                 if cursor == b"0":
                     break
-        return sorted(found - {layout})
+        return found
 
     async def aclose(self) -> None:
-        """Close the stores, delete every agent that a store knows of, and check that nothing else is there."""
-        await self._opened.aclose()
+        """Delete every agent that a store knows of, check that nothing else is there, and close the stores."""
+        try:
+            await self._delete_agents()
+        finally:
+            await self._opened.aclose()
+        everything = self._all_keys()
+        for key in everything:
+            self.command("DEL", key.decode())
+        left = everything - {self._layout}
+        assert not left, "the store forgot these keys, or the test did not remove what it made by hand"
+
+    async def _delete_agents(self) -> None:
+        """With the first store of the test, or with a new one where that is of no use any more."""
         if self.server is None:
             return
-        async with self.way.opener(self.server, self.prefix, AgentState, self.way.options) as store:
-            async for agent_id in store.agents():
-                await store.delete_agent(agent_id)
-        left = self.keys()
-        for key in (f"{self.prefix}partitions", *(key.decode() for key in left)):
-            self.command("DEL", key)
-        assert not left, "the store forgot these keys, or the test did not remove what it made by hand"
+        with suppress(StateStoreError):
+            if self._first is not None:
+                await delete_agents(self._first)
+                return
+        await delete_agents(await self.open())
+
+
+async def delete_agents(store: AnyStore) -> None:
+    """Delete all that is stored under the store's prefix."""
+    async for agent_id in store.agents():
+        await store.delete_agent(agent_id)

@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from stores import Stores, on_one_server, on_servers
+from stores import Stores, on_kinds, on_one_server, on_server_kinds
 
 from redis_state import AgentState, Message, SessionStore, StateDecodeError
 
@@ -42,6 +42,7 @@ async def test_what_is_sent_does_not_grow_with_the_history(store: Store, stores:
         assert abs(long - short) < 100
 
 
+@on_kinds
 async def test_hundreds_in_turn_are_loaded_in_order(store: Store) -> None:
     """After a state with messages of its own, with saves in between."""
     await store.save(a_state(messages=[Message("user", "first")]))
@@ -54,6 +55,7 @@ async def test_hundreds_in_turn_are_loaded_in_order(store: Store) -> None:
     assert loaded.version == 302
 
 
+@on_kinds
 async def test_appended_text_is_kept_whatever_it_holds(store: Store) -> None:
     """Line feeds, quotes, what looks like the end of a value, and other alphabets."""
     texts = ["a\nb", '"_rev":"9-AAAAAA@1"}', '\n{"messages":[],"_rev":"2-x@3"}', "\u2028\x00\r", "日本語 💡", "\\", ""]
@@ -67,6 +69,7 @@ async def test_appended_text_is_kept_whatever_it_holds(store: Store) -> None:
     assert contents(await store.load("a1", "s1")) == texts * 2
 
 
+@on_kinds
 async def test_a_plain_save_of_an_older_object_wins(store: Store) -> None:
     """Last write wins: what was appended since it was loaded is gone."""
     state = a_state()
@@ -76,7 +79,7 @@ async def test_a_plain_save_of_an_older_object_wins(store: Store) -> None:
     assert contents(await store.load("a1", "s1")) == []
 
 
-@on_servers
+@on_server_kinds
 async def test_it_leaves_the_expiry_as_it_is(store: Store, stores: Stores) -> None:
     """Unless a time is given: with the call, or to the store."""
     key = stores.state_key("a1", "s1")
@@ -93,7 +96,7 @@ async def test_it_leaves_the_expiry_as_it_is(store: Store, stores: Stores) -> No
     assert 7_200_000 < stores.command("PTTL", key) <= 10_800_000
 
 
-@on_servers
+@on_server_kinds
 async def test_a_damaged_line_is_no_state(stores: Stores) -> None:
     """StateDecodeError, never a conversation with a hole."""
     store = await stores.open(format="json")

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import msgspec
 import pytest
-from stores import Stores, eventually, on_servers
+from stores import Stores, eventually, on_kinds, on_server_kinds, on_servers
 
 from redis_state import (
     AgentState,
@@ -277,6 +277,7 @@ class TestSave:
         assert await store.load("a1", "large") == large
         assert await store.count("a1") == 21
 
+    @on_kinds
     @pytest.mark.parametrize("wrong", [None, {"agent_id": "a1", "session_id": "s1"}, Message("user", "hi"), "state"])
     async def test_what_is_no_state_is_a_type_error(self, store: Store, wrong: Any) -> None:
         """The message names both types."""
@@ -292,6 +293,7 @@ class TestSave:
         with pytest.raises(TypeError, match="Special"):
             await store.save(Special(agent_id="a1", session_id="s1"))
 
+    @on_kinds
     @pytest.mark.parametrize(
         ("ttl", "error"),
         [
@@ -458,7 +460,7 @@ class TestLoad:
         with pytest.raises(StateNotFoundError):
             await store.load("a2", "s1")
 
-    @on_servers
+    @on_server_kinds
     @pytest.mark.parametrize("value", ["", "nonsense", "[]", "{}", '{"agent_id":1}', "\x00", "{" * 10_000])
     async def test_foreign_bytes_are_no_state(self, store: Store, stores: Stores, value: str) -> None:
         """StateDecodeError with the ids, never "not found"; the bytes stay."""
@@ -960,6 +962,7 @@ class TestAppend:
             await store.save(state, if_version=1)
         assert (caught.value.expected, caught.value.stored) == (1, 2)
 
+    @on_kinds
     @pytest.mark.parametrize(
         ("messages", "path"),
         [
@@ -1275,6 +1278,7 @@ def copy_of(example: Any) -> Any:
 class TestStateTypes:
     """A store over the user's own class does what it does over `AgentState`, as far as the class has the fields."""
 
+    @on_kinds
     @pytest.mark.parametrize("example", EXAMPLES)
     async def test_load_returns_what_was_saved(self, stores: Stores, example: str) -> None:
         """Saved twice, listed and deleted, whatever the class is."""
@@ -1295,6 +1299,7 @@ class TestStateTypes:
         assert await store.load_many("a1", ["s1"]) == {"s1": again}
         assert await store.delete("a1", "s1")
 
+    @on_kinds
     @pytest.mark.parametrize("example", ["strict", "camel", "data", "slotted"])
     async def test_conditional_saves(self, stores: Stores, example: str) -> None:
         """A class with a version can be saved conditionally and updated."""
@@ -1308,6 +1313,7 @@ class TestStateTypes:
             await store.save(state, if_version=1)
         assert (caught.value.stored, state.version) == (2, 1)
 
+    @on_kinds
     @pytest.mark.parametrize(
         ("example", "more"), [("strict", "m2"), ("camel", Message("user", "more")), ("data", "m2")]
     )
@@ -1323,7 +1329,7 @@ class TestStateTypes:
         with pytest.raises(StateEncodeError):
             await store.append("a1", "s1", [7])
 
-    @on_servers
+    @on_server_kinds
     async def test_types_that_share_their_fields_share_their_data(self, stores: Stores) -> None:
         """What one type saved another one loads, if the fields fit; if not it is a StateDecodeError."""
         store = await stores.open()

@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from stores import Stores, eventually, on_one_server, on_servers
+from stores import Stores, eventually, on_kinds, on_one_server, on_server_kinds
 
 from redis_state import AgentState, Message, SessionStore, StateNotFoundError, VersionConflictError
 
@@ -33,7 +33,7 @@ async def gone(store: Store, session_id: str = "s1") -> bool:
     return not await store.exists("a1", session_id)
 
 
-@on_servers
+@on_server_kinds
 @pytest.mark.parametrize("milliseconds", [900, 1700, 3_600_001])
 async def test_every_write_sets_it_to_the_millisecond(store: Store, stores: Stores, milliseconds: int) -> None:
     """No rounding to seconds, up or down."""
@@ -52,7 +52,7 @@ async def test_every_write_sets_it_to_the_millisecond(store: Store, stores: Stor
         assert least <= left(stores) <= milliseconds
 
 
-@on_servers
+@on_server_kinds
 async def test_the_stores_own_is_the_default(stores: Stores) -> None:
     """The call's goes before it; `touch` uses it too."""
     store = await stores.open(ttl=HOUR)
@@ -68,7 +68,7 @@ async def test_the_stores_own_is_the_default(stores: Stores) -> None:
     assert 0 < left(stores) <= 3_600_000
 
 
-@on_servers
+@on_server_kinds
 async def test_a_save_without_one_lasts(store: Store, stores: Stores) -> None:
     """It replaces the state and its expiry."""
     await store.save(a_state(), ttl=HOUR)
@@ -79,7 +79,7 @@ async def test_a_save_without_one_lasts(store: Store, stores: Stores) -> None:
     assert left(stores) == -1
 
 
-@on_servers
+@on_server_kinds
 async def test_a_load_leaves_it(store: Store, stores: Stores) -> None:
     """Unless the store was told to refresh it, which then every load does."""
     await store.save(a_state(), ttl=HOUR)
@@ -90,7 +90,7 @@ async def test_a_load_leaves_it(store: Store, stores: Stores) -> None:
     assert 3_600_000 < left(stores) <= 7_200_000
 
 
-@on_servers
+@on_server_kinds
 async def test_a_load_of_many_refreshes_as_well(stores: Stores) -> None:
     """Whoever loads a state keeps it alive, in whatever company."""
     store = await stores.open(ttl=HOUR * 2, refresh_ttl=True)
@@ -99,6 +99,7 @@ async def test_a_load_of_many_refreshes_as_well(stores: Stores) -> None:
     assert 3_600_000 < left(stores) <= 7_200_000
 
 
+@on_kinds
 async def test_a_refreshed_state_stays(stores: Stores) -> None:
     """It is gone only when nobody has loaded it for that long."""
     store = await stores.open(ttl=timedelta(milliseconds=60), refresh_ttl=True)
@@ -107,6 +108,7 @@ async def test_a_refreshed_state_stays(stores: Stores) -> None:
     await eventually(lambda: gone(store))
 
 
+@on_kinds
 async def test_what_has_expired_was_never_there(store: Store) -> None:
     """For every operation: not found, version 0, nothing to delete."""
     state = a_state()
@@ -131,6 +133,7 @@ async def test_what_has_expired_was_never_there(store: Store) -> None:
     assert state.version == 1
 
 
+@on_kinds
 async def test_each_session_has_its_own(store: Store) -> None:
     """The index expires with none of them."""
     await store.save(a_state("soon"), ttl=SOON)
@@ -140,6 +143,7 @@ async def test_each_session_has_its_own(store: Store) -> None:
     assert await store.list("a1") == ["never", "later"]
 
 
+@on_kinds
 async def test_centuries_are_fine(store: Store) -> None:
     """As long as a timedelta of a few thousand years."""
     await store.save(a_state(), ttl=timedelta(days=365_000))

@@ -48,8 +48,7 @@ MESSAGES: Final = st.lists(
     max_size=3,
 )
 LIMITS: Final = st.none() | st.integers(-1, 4)
-# An hour is as good as for ever here, what is below a millisecond is refused.
-TTLS: Final = st.sampled_from([None, None, timedelta(hours=1), timedelta(microseconds=1)])
+TTLS: Final = st.none() | st.just(timedelta(hours=1))  # which is as good as for ever here
 
 
 @dataclass(eq=False)
@@ -68,7 +67,7 @@ class Twins:
 def shown(value: Any) -> Any:
     """A result without what differs between the sides: times, and objects without equality."""
     if isinstance(value, AgentState):
-        fields = cast("dict[str, Any]", msgspec.structs.asdict(value))
+        fields = msgspec.structs.asdict(value)
         return {name: field for name, field in fields.items() if not name.endswith("_at")}
     if isinstance(value, SessionInfo):
         return value.session_id
@@ -79,6 +78,11 @@ def shown(value: Any) -> Any:
     if isinstance(value, Exception):
         return (type(value), str(value), vars(value))
     return value
+
+
+def several(twins: list[Twins]) -> Any:
+    """Any number of objects for a bundle."""
+    return multiple(*twins)  # pyright: ignore[reportUnknownVariableType]
 
 
 class Agreement(RuleBasedStateMachine):
@@ -153,15 +157,13 @@ class Agreement(RuleBasedStateMachine):
     def load(self, which: int, agent: str, session: Any) -> Any:
         """An object of what is stored."""
         model, real = self.both(which, lambda store, _: store.load(agent, session))
-        return Twins(model, real) if isinstance(model, AgentState) else multiple()
+        return several([] if isinstance(model, Exception) else [Twins(model, real)])
 
     @rule(target=objects, which=which, agent=AGENTS, sessions=st.lists(IDS, max_size=4))
     def load_many(self, which: int, agent: str, sessions: list[Any]) -> Any:
         """Objects of what is stored."""
         model, real = self.both(which, lambda store, _: store.load_many(agent, sessions))
-        if isinstance(model, Exception):
-            return multiple()
-        return multiple(*(Twins(model[session], real[session]) for session in model))
+        return several([] if isinstance(model, Exception) else [Twins(model[name], real[name]) for name in model])
 
     # Writes
 
@@ -276,10 +278,10 @@ def test_the_stores_agree(redis_server: RedisServer, options: StoreOptions) -> N
     run_state_machine_as_test(  # pyright: ignore[reportUnknownMemberType]
         Machine,
         settings=settings(
-            max_examples=25,
-            stateful_step_count=40,
+            max_examples=20,
+            stateful_step_count=30,
             deadline=None,
-            suppress_health_check=list(HealthCheck),
+            suppress_health_check=[HealthCheck.too_slow, HealthCheck.differing_executors],
         ),
     )
     for key in redis_server.command("KEYS", "test-*:partitions"):

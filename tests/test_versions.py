@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from stores import Stores, on_servers
+from stores import Stores, on_kinds, on_server_kinds
 
 from redis_state import (
     AgentState,
@@ -53,6 +53,7 @@ async def is_a_conflict(store: SessionStore[Any], state: Any, stored: int) -> No
     assert state.version == before
 
 
+@on_kinds
 class TestLineage:
     """A version alone can come back. What a conditional save compares is the write that the object stems from."""
 
@@ -134,6 +135,7 @@ class TestLineage:
         assert msgspec.json.encode(twin) == msgspec.json.encode(state)
 
 
+@on_kinds
 class TestLongLives:
     async def test_a_hundred_saves_in_turn(self, store: Store) -> None:
         """Plain and conditional ones; the version counts them all."""
@@ -186,7 +188,7 @@ class TestLongLives:
             await store.save(loaded)
 
 
-@on_servers
+@on_server_kinds
 class TestSharedData:
     """Stores of any format work on the same states, and so do people with redis-cli."""
 

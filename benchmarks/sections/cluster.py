@@ -6,7 +6,6 @@ import asyncio
 import dataclasses
 from typing import TYPE_CHECKING
 
-from benchmarks.bench import IN_FLIGHT
 from benchmarks.measure import Meter
 from benchmarks.report import Report, Table, rate, times
 from benchmarks.subjects.ours import Ours
@@ -24,7 +23,7 @@ KINDS = (Ours, PlainCluster)
 
 def steps(settings: Settings) -> int:
     """Progress steps."""
-    return 2 * len(IN_FLIGHT) * len(KINDS) * settings.rounds
+    return 2 * len(settings.in_flight) * len(KINDS) * settings.rounds
 
 
 def run(bench: Bench) -> Report:
@@ -47,9 +46,9 @@ async def compare(bench: Bench) -> Report:
         notes=["redis-py starts a thread for each command of a cluster's transaction, which is most of its save."],
     )
     async with bench.opened(KINDS, payload, agents=AGENTS) as subjects:
-        await bench.fill(subjects, payload)
         for operation in ("save", "load"):
-            for in_flight in IN_FLIGHT:
+            await bench.fill(subjects, payload)
+            for in_flight in bench.settings.in_flight:
                 found = await bench.compare(subjects, operation, payload, in_flight, baseline=PlainCluster.label)
                 report.add("cluster", found, operation=operation, size=SIZE, in_flight=in_flight, agents=AGENTS)
                 rates = [rate(found[kind.label]) for kind in KINDS]

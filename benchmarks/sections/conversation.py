@@ -65,13 +65,13 @@ async def compare(bench: Bench) -> Report:
         for position in range(count):
             await add(position)
             if position + 1 in CHECKPOINTS:
-                points.append((position + 1, bench.meter.since(start).received / 1e6))
+                points.append((position + 1, bench.meter.since(start).received))
         # The readings at the checkpoints are a few kilobytes of what is sent back.
         moved, seconds = bench.meter.since(start), time.perf_counter() - began
         load = await fastest_load(subject, count)
         stored = bench.meter.memory()
         await subject.close()
-        lines.append(Series(label, points))
+        lines.append(Series(label, points, dashed=saves_all))
         table.rows.append(
             [
                 label,
@@ -82,12 +82,12 @@ async def compare(bench: Bench) -> Report:
                 f"{stored / 1024:,.0f} KB",
             ]
         )
-        row: dict[str, Any] = {"section": "conversation", "subject": label, "turns": count, "sent_mb": points}
+        row: dict[str, Any] = {"section": "conversation", "subject": label, "turns": count, "sent_bytes": points}
         report.data.append(row | {"seconds": seconds, "load_seconds": load, "stored_bytes": stored})
         bench.step(f"{count:,} turns, {label}")
     report.tables.append(table)
     report.charts["conversation.svg"] = line_chart(
-        f"Sent to the server over a conversation of {count:,} turns", lines, x="turns", y="megabytes", log_y=True
+        f"Sent to the server over a conversation of {count:,} turns", lines, x="turns", y="bytes", log_y=True
     )
     return report
 

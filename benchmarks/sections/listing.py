@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import gc
 import itertools
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from benchmarks.chart import Series, line_chart
 from benchmarks.measure import Region, WrongResultError, fill, in_turns, offering, timed
@@ -19,16 +20,17 @@ from benchmarks.subjects.plain import Plain
 from benchmarks.subjects.two_trips import TwoTrips
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Sequence
 
     from benchmarks.bench import Bench, Settings
     from benchmarks.measure import Figures
     from benchmarks.payloads import Payload
-    from benchmarks.subjects.subject import Subject
+    from benchmarks.subjects.subject import Extended, Subject
 
 TITLE = "Listing an agent's sessions"
 KINDS = (Ours, Plain, TwoTrips, KeyValue, Glide, Coredis, Floor)
 PAGE = 100
+ROUNDS = 3
 MOST = {KeyValue.label: (10_000, "returns at most 10,000 keys")}
 
 # These write the same data as redis.asyncio, so they list what it has filled.
@@ -37,7 +39,7 @@ SHARED = (Glide, Coredis, Floor)
 
 def counts(settings: Settings) -> tuple[int, ...]:
     """How many sessions."""
-    return (10, 1000, 10_000) if settings.quick else (10, 1000, 100_000)
+    return (10, 1000) if settings.quick else (10, 1000, 100_000)
 
 
 def steps(settings: Settings) -> int:
@@ -62,6 +64,7 @@ async def compare(bench: Bench) -> Report:
             for subject in subjects:
                 await prepare(subject, payload)
                 bench.step(f"filled {count:,} sessions, {subject.label}")
+            gc.freeze()  # a collection before each region need not look at all these states
             for operation in ("list", "newest"):
                 found[operation, count] = await listings(bench, subjects, operation, count)
                 report.add("listing", found[operation, count], operation=operation, sessions=count)
@@ -77,7 +80,7 @@ async def compare(bench: Bench) -> Report:
         report.tables.append(table)
     report.tables[0].notes += [
         "One caller; the median of the listings.",
-        f"{Ours.label} checks on the server that every listed state is still there; the others list what the index says.",
+        f"{Ours.label} checks on the server that every listed state is still there; the others trust the index.",
     ]
     report.charts["listing.svg"] = line_chart(
         "Listing all sessions of an agent",
@@ -111,14 +114,14 @@ async def prepare(subject: Any, payload: Payload) -> None:
         await fill(subject, payload.sessions)
 
 
-async def listings(bench: Bench, subjects: list[Subject], operation: str, count: int) -> dict[str, Figures]:
+async def listings(bench: Bench, subjects: Sequence[Subject], operation: str, count: int) -> dict[str, Figures]:
     """One caller that lists; every listing is compared with what there is."""
     limit = None if operation == "list" else PAGE
     expected = count if limit is None else min(count, limit)
 
     async def region(subject: Subject) -> Region:
         def listing(_: int) -> Awaitable[Any]:
-            return subject.list(limit)
+            return cast("Extended", subject).list(limit)
 
         return await timed(
             listing,
@@ -131,7 +134,8 @@ async def listings(bench: Bench, subjects: list[Subject], operation: str, count:
 
     chosen = offering(subjects, operation)
     for subject in chosen:
-        if operation == "list" and set(await subject.list()) != {f"session-{i:06}" for i in range(count)}:
+        if operation == "list" and set(await cast("Extended", subject).list()) != {
+            f"session-{i:06}" for i in range(count)
+        }:
             raise WrongResultError(f"{subject.label} lists other sessions than there are")
-        await region(subject)
-    return await in_turns(chosen, region, rounds=bench.settings.rounds, step=lambda _: None)
+    return await in_turns(chosen, region, rounds=ROUNDS, step=lambda _: None)

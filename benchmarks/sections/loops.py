@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import uvloop
 
-from benchmarks.bench import WARM_UP, right_result
+from benchmarks.bench import right_result
 from benchmarks.measure import Region, figures, fill, timed
 from benchmarks.report import Report, Table, rate, times
 from benchmarks.subjects.floor import Floor
@@ -75,20 +75,20 @@ async def one_round(bench: Bench, loop: str) -> dict[Key, Region]:
     found: dict[Key, Region] = {}
     async with AsyncExitStack() as stack:
         for kind in KINDS:
-            subject = kind(bench.url, payload.states(256))
+            subject = kind(bench.url, payload.states())
             await subject.open()
             stack.push_async_callback(subject.close)
-            await fill(subject, 256)
+            await bench.warm_up(subject, payload, IN_FLIGHT[-1])
+            await fill(subject, payload.sessions)
             for operation in OPERATIONS:
                 for in_flight in IN_FLIGHT:
-                    for seconds in (WARM_UP, bench.settings.seconds):
-                        found[loop, kind.label, operation, in_flight] = await timed(
-                            getattr(subject, operation),
-                            itertools.cycle(range(256)),
-                            is_right=right_result(operation, payload),
-                            in_flight=in_flight,
-                            seconds=seconds,
-                            meter=bench.meter,
-                        )
+                    found[loop, kind.label, operation, in_flight] = await timed(
+                        getattr(subject, operation),
+                        itertools.cycle(range(payload.sessions)),
+                        is_right=right_result(operation, payload),
+                        in_flight=in_flight,
+                        seconds=bench.settings.seconds,
+                        meter=bench.meter,
+                    )
             bench.step(f"{loop}, {kind.label}")
     return found

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from benchmarks.bench import IN_FLIGHT
 from benchmarks.chart import Series, line_chart
 from benchmarks.report import DASH, Report, Table, milliseconds, rate, times
 from benchmarks.subjects.agents_session import AgentsSession
@@ -26,7 +25,6 @@ TITLE = "What people would use instead"
 KINDS = (Ours, Plain, TwoTrips, Aiogram, KeyValue, AgentsSession, Glide, Coredis, Floor)
 CHARTED = "1.4 KB"
 
-# What is in flight at once is in memory at once, in buffers on both sides.
 MOST_IN_FLIGHT = {"1 MB": 8}
 
 Cells = dict[int, dict[str, "Figures"]]
@@ -35,9 +33,8 @@ Cells = dict[int, dict[str, "Figures"]]
 def plan(settings: Settings) -> list[tuple[str, str, tuple[int, ...]]]:
     """Size, operation and numbers in flight of all cells. A delete sends no payload, so one size will do."""
     sizes = ["1.4 KB"] if settings.quick else ["0.2 KB", "1.4 KB", "20 KB", "1 MB"]
-    in_flight = (1, 64) if settings.quick else IN_FLIGHT
     return [
-        (size, operation, tuple(n for n in in_flight if n <= MOST_IN_FLIGHT.get(size, n)))
+        (size, operation, tuple(n for n in settings.in_flight if n <= MOST_IN_FLIGHT.get(size, n)))
         for size in sizes
         for operation in (("save", "load", "delete") if size == CHARTED else ("save", "load"))
     ]
@@ -59,14 +56,19 @@ async def compare_all(bench: Bench) -> Report:
     cells = plan(bench.settings)
     for size in dict.fromkeys(size for size, _, _ in cells):
         payload = bench.payloads[size]
-        async with bench.opened(KINDS, payload) as subjects:
+        async with bench.opened(KINDS, payload, most_in_flight=MOST_IN_FLIGHT.get(size)) as subjects:
             for _, operation, in_flights in (cell for cell in cells if cell[0] == size):
-                await bench.fill(subjects, payload)
+                if operation == "load":
+                    await bench.fill(subjects, payload)
                 found: Cells = {}
                 for in_flight in in_flights:
                     found[in_flight] = await bench.compare(subjects, operation, payload, in_flight)
                     report.add("peers", found[in_flight], operation=operation, size=size, in_flight=in_flight)
                 report.tables.append(throughput_table(f"{operation.capitalize()}, {size}", found))
+                if size in MOST_IN_FLIGHT:
+                    report.tables[-1].notes.append(
+                        f"At most {MOST_IN_FLIGHT[size]} of {size} at once: what is in flight is in memory."
+                    )
                 if size == CHARTED and operation != "delete":
                     report.tables.append(cost_table(operation, size, found[64]))
                     report.charts |= charts(operation, size, found)

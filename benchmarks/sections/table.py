@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import tracemalloc
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.bench import IN_FLIGHT
 from benchmarks.measure import Region, fill, in_turns, timed
 from benchmarks.report import Report, Table, milliseconds, rate, times
 from benchmarks.subjects.floor import Floor
@@ -24,11 +22,15 @@ TITLE = "The store, plain redis.asyncio and the floor, 1.4 KB"
 SIZE = "1.4 KB"
 KINDS = (Ours, Plain, PlainUnbounded, Floor)
 
-WAITING = 1000
-PAUSE = 3.0
+WAITING = 500
+PAUSE = 2.0
+
+MIXED = (Ours, Plain, Floor)
+MIXED_ROUNDS = 2
+SMALL, BIG = 64, 4  # sessions
 SMALL_CALLERS, BIG_CALLERS = 32, 2
-SMALL, BIG = 64, 4
-MIXED_ROUNDS = 3
+ALONE = "alone"
+NEIGHBOURS: dict[str, float | None] = {ALONE: None, "ten big pairs a second each": 0.1, "big ones without pause": 0.0}
 
 
 def rounds(settings: Settings) -> int:
@@ -38,7 +40,7 @@ def rounds(settings: Settings) -> int:
 
 def steps(settings: Settings) -> int:
     """Progress steps."""
-    return 2 * len(IN_FLIGHT) * len(KINDS) * rounds(settings) + 3 + 2 * 3 * MIXED_ROUNDS
+    return 2 * len(settings.in_flight) * len(KINDS) * rounds(settings) + 3 + len(NEIGHBOURS) * len(MIXED) * MIXED_ROUNDS
 
 
 def run(bench: Bench) -> Report:
@@ -57,11 +59,10 @@ async def throughput(bench: Bench, report: Report) -> None:
     latency = Table("Latency of a save, 64 in flight", ["", "p50", "p99"])
     async with bench.opened(KINDS, payload) as subjects:
         for operation in ("save", "load"):
-            await bench.fill(subjects, payload)
-            for in_flight in IN_FLIGHT:
-                found = await bench.compare(
-                    subjects, operation, payload, in_flight, rounds=rounds(bench.settings), seconds=0.2
-                )
+            if operation == "load":
+                await bench.fill(subjects, payload)
+            for in_flight in bench.settings.in_flight:
+                found = await bench.compare(subjects, operation, payload, in_flight, rounds=rounds(bench.settings))
                 report.add("table", found, operation=operation, size=SIZE, in_flight=in_flight)
                 share = found[Ours.label].rate / found[Floor.label].rate
                 rates = [rate(found[kind.label]) for kind in KINDS]
@@ -103,62 +104,52 @@ async def memory(bench: Bench, report: Report) -> None:
 
 
 async def mixed(bench: Bench, report: Report) -> None:
-    """Small saves and loads with and without two neighbours that save and load a megabyte each."""
+    """Small saves and loads: alone, beside two who save and load a megabyte now and then, and who never pause."""
     small, big = bench.payloads[SIZE], bench.payloads["1 MB"]
     table = Table(
-        f"Small states ({SIZE}, {SMALL_CALLERS} callers) beside big ones (1 MB, {BIG_CALLERS} callers)",
-        ["", "p99 alone", "p99 beside big ones", "times", "small operations alone", "beside big ones"],
+        f"p99 of small states ({SIZE}, {SMALL_CALLERS} callers that save and load) beside {BIG_CALLERS} callers "
+        "that save and load a state of 1 MB",
+        ["", *NEIGHBOURS],
+        notes=["In brackets: small operations a second, and p99 as a multiple of p99 alone."],
     )
     bench.meter.clear()
     subjects: list[Subject] = []
-    for kind in (Ours, Plain, Floor):
-        states = small.states(SMALL) + big.states(SMALL + BIG)[SMALL:]
-        subject: Subject = kind(bench.url, states)
+    for kind in MIXED:
+        subject: Subject = kind(bench.url, small.states(SMALL) + big.states(SMALL + BIG)[SMALL:])
         await subject.open()
-        await fill(subject, len(states))
+        await fill(subject, SMALL + BIG)
         subjects.append(subject)
-    found: dict[bool, dict[str, Figures]] = {}
-    for crowded in (False, True):
+    found: dict[str, dict[str, Figures]] = {}
+    for name, pause in NEIGHBOURS.items():
 
-        async def region(subject: Subject, *, crowded: bool = crowded) -> Region:
-            neighbours = [asyncio.ensure_future(big_neighbour(subject, i)) for i in range(BIG_CALLERS * crowded)]
+        async def region(subject: Subject, pause: float | None = pause) -> Region:
+            over = asyncio.Event()
+            callers = range(BIG_CALLERS if pause is not None else 0)
+            neighbours = asyncio.gather(*(big_neighbour(subject, caller, pause or 0, over) for caller in callers))
             try:
                 return await timed(
                     SaveAndLoad(subject).turn,
                     itertools.cycle(range(2 * SMALL)),
                     is_right=bool,
                     in_flight=SMALL_CALLERS,
-                    seconds=0.4 if bench.settings.quick else 1.0,
+                    seconds=8 * bench.settings.seconds,
                     meter=bench.meter,
                 )
             finally:
-                for neighbour in neighbours:
-                    neighbour.cancel()
-                    with suppress(asyncio.CancelledError):
-                        await neighbour
+                over.set()
+                await neighbours
 
-        found[crowded] = await in_turns(
-            subjects,
-            region,
-            rounds=MIXED_ROUNDS,
-            step=lambda subject: bench.step(f"mixed sizes, {subject.label}"),
-        )
+        def step(subject: Subject, name: str = name) -> None:
+            bench.step(f"mixed sizes, {name}, {subject.label}")
+
+        found[name] = await in_turns(subjects, region, rounds=MIXED_ROUNDS, step=step)
+        report.add("table", found[name], operation="mixed", neighbours=name)
     for subject in subjects:
+        alone = found[ALONE][subject.label]
+        cells = [found[name][subject.label] for name in NEIGHBOURS]
+        row = [f"{milliseconds(cell.p99)} ({rate(cell)}, {cell.p99 / alone.p99:.1f}x)" for cell in cells]
+        table.rows.append([subject.label, *row])
         await subject.close()
-    for label, alone in found[False].items():
-        crowd = found[True][label]
-        table.rows.append(
-            [
-                label,
-                milliseconds(alone.p99),
-                milliseconds(crowd.p99),
-                f"{crowd.p99 / alone.p99:.1f}x",
-                rate(alone),
-                rate(crowd),
-            ]
-        )
-    report.add("table", found[False], operation="mixed", neighbours=0)
-    report.add("table", found[True], operation="mixed", neighbours=BIG_CALLERS)
     report.tables.append(table)
 
 
@@ -175,8 +166,11 @@ class SaveAndLoad:
         return await self.subject.load(number // 2)
 
 
-async def big_neighbour(subject: Subject, caller: int) -> None:
-    """Save and load big sessions until cancelled."""
+async def big_neighbour(subject: Subject, caller: int, pause: float, over: asyncio.Event) -> None:
+    """Save and load big sessions, with a pause after each pair, until it is over."""
     for i in itertools.cycle(range(SMALL + caller, SMALL + BIG, BIG_CALLERS)):
+        if over.is_set():
+            return
         await subject.save(i)
         await subject.load(i)
+        await asyncio.sleep(pause)

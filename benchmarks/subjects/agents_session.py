@@ -23,7 +23,7 @@ class AgentsSession:
     label: ClassVar[str] = "openai-agents RedisSession"
     how: ClassVar[str] = (
         "`add_items` of all messages (role and content, what an item has) to a new session, `get_items` for a load, "
-        "`clear_session` for a delete; sessions share a handed-in client with a connection for every operation in flight"
+        "`clear_session` for a delete; sessions share a client with a connection for every operation in flight"
     )
     missing: ClassVar[Mapping[str, str]] = {
         "list": "no index: a session is found by its id only",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 from urllib.parse import urlsplit
 
 import hiredis
@@ -12,12 +12,13 @@ import hiredis
 from benchmarks.subjects.subject import Keys, decode, encode, stamp
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from redis_state import AgentState
 
-MULTI = hiredis.pack_command(("MULTI",))
-EXEC = hiredis.pack_command(("EXEC",))
+pack: Callable[..., bytes] = cast("Any", hiredis).pack_command  # its annotation has tuples of one
+MULTI = pack(("MULTI",))
+EXEC = pack(("EXEC",))
 
 
 class Pipe(asyncio.Protocol):
@@ -35,8 +36,7 @@ class Pipe(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast("asyncio.WriteTransport", transport)
 
     def request(self, commands: bytes, replies: int) -> asyncio.Future[Any]:
         """Send commands; the future is the last of their replies."""
@@ -97,31 +97,31 @@ class Floor:
         """Write the state and its place in the index."""
         state = self.states[i]
         score = stamp(state)
-        save = hiredis.pack_command(("SET", self.keys.state(state), encode(state)))
-        place = hiredis.pack_command(("ZADD", self.keys.index(state.agent_id), score, state.session_id))
+        save = pack(("SET", self.keys.state(state), encode(state)))
+        place = pack(("ZADD", self.keys.index(state.agent_id), score, state.session_id))
         replies = await self.pipe.request(b"".join((MULTI, save, place, EXEC)), 4)
         return replies[0] == b"OK"
 
     async def load(self, i: int) -> Sequence[Any]:
         """Read the state."""
-        value = await self.pipe.request(hiredis.pack_command(("GET", self.keys.state(self.states[i]))), 1)
+        value = await self.pipe.request(pack(("GET", self.keys.state(self.states[i]))), 1)
         return decode(value).messages
 
     async def delete(self, i: int) -> bool:
         """Remove the state and its place in the index."""
         state = self.states[i]
-        delete = hiredis.pack_command(("DEL", self.keys.state(state)))
-        unlist = hiredis.pack_command(("ZREM", self.keys.index(state.agent_id), state.session_id))
+        delete = pack(("DEL", self.keys.state(state)))
+        unlist = pack(("ZREM", self.keys.index(state.agent_id), state.session_id))
         return await self.pipe.request(b"".join((MULTI, delete, unlist, EXEC)), 4) == [1, 1]
 
     async def list(self, limit: int | None = None) -> Sequence[Any]:
         """Read the index."""
         key = self.keys.index(self.states[0].agent_id)
-        found = await self.pipe.request(hiredis.pack_command(("ZREVRANGE", key, 0, (limit or 0) - 1)), 1)
+        found = await self.pipe.request(pack(("ZREVRANGE", key, 0, (limit or 0) - 1)), 1)
         return [session_id.decode() for session_id in found]
 
     async def load_many(self, many: range) -> Sequence[Any]:
         """MGET."""
         keys = (self.keys.state(self.states[i]) for i in many)
-        found = await self.pipe.request(hiredis.pack_command(("MGET", *keys)), 1)
+        found = await self.pipe.request(pack(("MGET", *keys)), 1)
         return [decode(value) for value in found if value is not None]

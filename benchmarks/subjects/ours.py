@@ -67,4 +67,4 @@ class Ours:
     async def load_many(self, many: range) -> Sequence[Any]:
         """Load many."""
         ids = [self.states[i].session_id for i in many]
-        return await self.store.load_many(self.states[0].agent_id, ids)
+        return list((await self.store.load_many(self.states[0].agent_id, ids)).values())

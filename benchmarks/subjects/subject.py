@@ -56,6 +56,10 @@ class Subject(Protocol):
         """Remove a session."""
         ...
 
+
+class Extended(Subject, Protocol):
+    """What only some offer; `missing` tells the others' reasons."""
+
     def list(self, limit: int | None = None) -> Awaitable[Sequence[Any]]:
         """The first agent's session ids, all or the newest `limit`."""
         ...

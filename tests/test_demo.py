@@ -126,7 +126,7 @@ def test_a_wrong_password_is_one_line_that_does_not_show_it(server: RedisServer)
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        pytest.param("http://:s3cret@localhost", "the URL must start with one of redis://, ", id="unknown scheme"),
+        pytest.param("http://:s3cret@localhost", "the URL must start with one of memory://, ", id="unknown scheme"),
         pytest.param("redis://:s3cret@localhost?pool=3", "unknown option 'pool' in the URL", id="unknown option"),
         pytest.param("redis://:s3cret?@localhost", "write ? and @ in the URL's password", id="unquoted password"),
     ],

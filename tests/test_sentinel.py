@@ -136,7 +136,7 @@ class TestConnecting:
         error = await opens_in_time(url, 2)
         assert isinstance(error, StoreUnavailableError)
         assert "yourmaster" in str(error)
-        assert "check master_name and sentinel_addrs" in str(error)
+        assert "check master_name" in str(error)
 
     async def test_sentinels_that_are_not_there_are_not_a_wrong_name(self, prefix: str) -> None:
         """Where no sentinel answers, the error says that and does not blame the name."""

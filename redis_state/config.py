@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import parse_qsl, unquote
 
 from redis.asyncio import Redis, RedisCluster
@@ -77,7 +77,10 @@ class RedisConfig:
         """Refuse what cannot be meant."""
         Limits(self.dial_timeout, self.read_timeout, self.write_timeout, self.pool_size)
         for name in ("addrs", "sentinel_addrs"):
-            if not isinstance(getattr(self, name), list):
+            addresses: object = getattr(self, name)
+            if not isinstance(addresses, list) or not all(
+                isinstance(each, str) for each in cast("list[Any]", addresses)
+            ):
                 raise TypeError(f"{name} must be a list of host:port")
         if not self.addrs:
             raise ValueError("addrs must name at least one host:port")

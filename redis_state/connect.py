@@ -304,7 +304,7 @@ def describe(error: BaseException | None, name: str) -> Failure:  # noqa: C901, 
             return describe(error.__cause__, name)
         return Failure(f"no node of the cluster at {name} can be reached, or slots are not covered")
     if isinstance(error, TimeoutError | redis_errors.TimeoutError):
-        return Failure(f"{name} did not answer within dial_timeout")
+        return Failure(f"{name} did not answer in time (dial_timeout, read_timeout)")
     cause = _os_error(error)
     if isinstance(cause, ssl.SSLError):
         return Failure(f"TLS with {name} failed: {_tls_reason(cause)}", final=True)

@@ -212,7 +212,7 @@ class Stamp:
     @property
     def is_fresh(self) -> bool:
         """Whether the object was never loaded or saved, as far as it can tell."""
-        return self._before == 0 and self._types.has_version
+        return self._before == 0
 
     def __enter__(self) -> None:
         self._types.put(self._state, self.version, self._time)

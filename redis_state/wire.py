@@ -385,9 +385,8 @@ class Wire:
             return
         if self._watching is not None:
             self._watching.cancel()
-        while (
-            True
-        ):  # a connection that was being opened may come late, and each that is closed is handed back by a task
+        while True:
+            # A connection that was being opened may come late, and each that is closed is handed back by a task.
             for node in self._nodes.values():
                 for channel in node.channels:
                     channel.close()

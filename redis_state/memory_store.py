@@ -75,13 +75,9 @@ class MemoryStateStore(Generic[S]):
         try:
             now = self._clock()
             stamp = self._types.stamp(state, if_version, now)
-            try:
-                with stamp:
-                    key = self._key(state)
-                    session = self._draft(state, stamp, now, ttl)
-            except BaseException:
-                stamp.drop()
-                raise
+            with stamp:
+                key = self._key(state)
+                session = self._draft(state, stamp, now, ttl)
         except Exception as error:  # noqa: BLE001  # whatever it is, it belongs to who awaits the save
             return self._refuse(error, started)
         return self._save(key, session, stamp, if_version, started)

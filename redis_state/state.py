@@ -219,8 +219,10 @@ class Stamp:
         if self._types.has_room:
             self._state.__dict__[_UNDER_WAY] = self.version
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         self._types.put(self._state, self._before, self._time_before)
+        if kind is not None:  # its bytes could not be taken
+            self.drop()
 
     def keep(self, revision: str) -> None:
         """The save has succeeded: leave the stamp on the object, unless a later save was faster."""

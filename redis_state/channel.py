@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import MaxConnectionsError
 
 from redis_state.connect import Failure, describe, take_over
-from redis_state.lane import BULK, Lane
+from redis_state.lane import MAX_BATCH, Lane
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from redis_state.connect import Dialer
     from redis_state.operation import Operation
     from redis_state.wire import Wire
-
-MAX_BATCH: Final = 1024  # operations in flight on one connection; more would only wait in the server
-MAX_BATCH_BYTES: Final = 1024 * 1024
 
 
 class Channel:
@@ -81,8 +78,8 @@ class Channel:
             lane = self._choose()
             if lane is None:
                 break
-            if batch := self._next_batch(MAX_BATCH - len(lane.inflight)):
-                lane.send(batch)
+            if gone := lane.send(self.queue):
+                self.wire.settled(gone)
         if self.queue and not self._closed:
             if self._dialing is None and sum(lane.usable for lane in self.lanes) < self.limit:
                 self._dialing = self.wire.spawn(self._dial())
@@ -94,26 +91,6 @@ class Channel:
             if lane.usable and not lane.clogged and len(lane.inflight) < MAX_BATCH:
                 return lane
         return None
-
-    def _next_batch(self, room: int) -> list[Operation]:
-        """Take the oldest operations off the queue, leaving out those whose callers are gone."""
-        batch: list[Operation] = []
-        size = gone = 0
-        while self.queue and len(batch) < room and size < MAX_BATCH_BYTES:
-            op = self.queue.popleft()
-            if op.future.done():
-                gone += 1
-                continue
-            if batch and len(op.payload) > BULK:  # alone, so that a refusal of its size is its own
-                self.queue.appendleft(op)
-                break
-            batch.append(op)
-            size += len(op.payload)
-            if size > BULK and len(batch) == 1:
-                break
-        if gone:
-            self.wire.settled(gone)
-        return batch
 
     def answered(self, count: int) -> None:
         """Replies came: there may be room on a connection again."""

@@ -18,13 +18,18 @@ class Clock:
         self._last = 0
 
     def __call__(self) -> int:
-        self._last = now = max(time.time_ns() // 1000, self._last + 1)
+        now = time.time_ns() // 1000
+        if now <= self._last:
+            now = self._last + 1
+        self._last = now
         return now
 
 
 def moment(microseconds: float) -> datetime:
     """The time that many microseconds after 1970 began, aware, in UTC."""
-    return _EPOCH + timedelta(microseconds=microseconds)
+    return datetime.fromtimestamp(
+        microseconds / 1e6, UTC
+    )  # exact: until 2255 a float of seconds tells microseconds apart
 
 
 def microseconds(moment: datetime) -> int:

@@ -19,13 +19,14 @@ import msgspec
 from redis_state import revision as revisions
 from redis_state.errors import StateEncodeError
 from redis_state.faithful import compile_check
+from redis_state.revision import UNKNOWN, Revision
 from redis_state.state import S, StateType
 
 Format = Literal["json", "msgpack"]
 _Encoder = msgspec.json.Encoder | msgspec.msgpack.Encoder
 
 _UNENCODABLE: Final = (TypeError, ValueError, OverflowError, RecursionError, AttributeError, msgspec.MsgspecError)
-_UNDECODABLE: Final = (*_UNENCODABLE, UnicodeDecodeError)
+_UNDECODABLE: Final = (*_UNENCODABLE, UnicodeDecodeError, IndexError)  # the last one for no bytes at all
 _SHOWN: Final = 40  # letters of a key in a path
 _MAX_PATH: Final = 32
 _BRACE: Final = ord("{")  # what a document in JSON begins with
@@ -81,12 +82,13 @@ class Codec(Generic[S]):
         raise refusal  # outside of the handler, whose error would be its context and may quote the payload
 
     @staticmethod
-    def sealed(document: bytes, revision: str) -> tuple[bytes | memoryview, bytes]:
+    def sealed(document: bytes, revision: Revision) -> tuple[bytes | memoryview, bytes]:
         """What `encode` returned, with the revision: two parts, so that a large document is not copied for it."""
+        text = str(revision).encode()
         if document[0] != _BRACE:
-            return document, b"\xa4_rev\xd9%c%b" % (len(revision), revision.encode())
+            return document, b"\xa4_rev\xd9%c%b" % (len(text), text)
         comma = b"," if len(document) > len(b"{}") else b""
-        return memoryview(document)[:-1], b'%b"_rev":"%b"}' % (comma, revision.encode())
+        return memoryview(document)[:-1], b'%b"_rev":"%b"}' % (comma, text)
 
     @staticmethod
     def unsealed(document: bytes) -> bytes:
@@ -112,28 +114,31 @@ class Codec(Generic[S]):
             refusal = _difference(messages, loaded, "$.messages")
         raise refusal  # outside of the handler, whose error would be its context and may quote the payload
 
-    def decode(self, value: bytes) -> tuple[S, str]:
-        """The state under a key, appended messages in their place, and its revision, empty where there is none.
+    def decode(self, value: bytes) -> tuple[S, Revision]:
+        """The state under a key, appended messages in their place, and its revision, `UNKNOWN` where there is none.
 
         Raises:
             ValueError: These bytes are no state of the type. The text says why and holds nothing of them.
         """
         revision, end = revisions.read(value)
-        document = value if end == len(value) else value[:end]
         try:
-            if self._strict and revision:
-                state = self._decode_without_revision(document)
-            elif document[:1] in (b"{", b" ", b"\n"):
-                state = self._from_json.decode(document)
-            else:
-                state = self._from_msgpack.decode(document)
-            if end != len(value):
-                self._extend(state, value[end:])
+            if end == len(value) and value[0] == _BRACE and not self._strict:
+                return self._from_json.decode(value), revision
+            return self._decode(value[:end], value[end:], has_revision=revision is not UNKNOWN), revision
         except _UNDECODABLE as error:
             reason = _reason(error)
+        raise ValueError(reason)  # outside of the handler, whose error would be its context and may quote the payload
+
+    def _decode(self, document: bytes, lines: bytes, *, has_revision: bool) -> S:
+        if self._strict and has_revision:
+            state = self._decode_without_revision(document)
+        elif document[:1] in (b"{", b" ", b"\n"):
+            state = self._from_json.decode(document)
         else:
-            return state, revision
-        raise ValueError(reason)
+            state = self._from_msgpack.decode(document)
+        if lines:
+            self._extend(state, lines)
+        return state
 
     def _extend(self, state: Any, lines: bytes) -> None:
         """Add what was appended to a state."""

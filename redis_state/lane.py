@@ -12,20 +12,18 @@ from redis_state.operation import Operation, pack
 from redis_state.replies import ReplyError, Verdict, judge
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from redis_state.channel import Channel
     from redis_state.connect import Connection
 
 _NOT_ENOUGH: Final = object()
 _ASKING: Final = pack(("ASKING",))
+MAX_BATCH: Final = 1024  # operations in flight on one connection; more would only wait in the server
+MAX_BATCH_BYTES: Final = 1024 * 1024  # in one write
 BULK: Final = 64 * 1024  # bytes: what is larger travels apart, so that the small do not wait for it
 
 
 class _Confirmation(Operation):
     """The WAIT that follows writes when replicas are to confirm them. No caller waits for it."""
-
-    __slots__ = ()
 
 
 class Lane(asyncio.Protocol):
@@ -76,16 +74,58 @@ class Lane(asyncio.Protocol):
             bool(self.inflight) and (self._limits.replicas > 0 or self._transport.get_write_buffer_size() > BULK)
         )
 
-    def send(self, batch: Sequence[Operation]) -> None:
-        """Write operations, which become in flight."""
-        if not self.inflight:
+    def send(self, queue: deque[Operation]) -> int:
+        """Write the oldest operations of a queue, as many as there is room for; they become in flight.
+
+        Returns:
+            How many operations were left out because their callers are gone.
+        """
+        inflight, replicas = self.inflight, self._limits.replicas
+        parts: list[bytes] = []
+        room = MAX_BATCH - len(inflight)
+        if not inflight:
             self._progress = self._loop.time()
-        self._transport.write(b"".join(self._parts(batch)))
-        self.inflight.extend(batch)
-        if self._limits.replicas and any(op.writes for op in batch):
+        size = gone = 0
+        tried = written = False
+        while queue and room and size < MAX_BATCH_BYTES:
+            op = queue.popleft()
+            if op.future.done():
+                gone += 1
+                continue
+            payload = op.payload
+            if len(payload) > BULK and parts:  # alone, so that a refusal of its size is its own
+                queue.appendleft(op)
+                break
+            op.left = op.replies
+            if op.asking or op.script is not None:
+                self._introduce(op, parts)
+            parts.append(payload)
+            inflight.append(op)
+            room -= 1
+            size += len(payload)
+            if op.attempts:
+                tried = True
+            if replicas and op.writes:
+                written = True
+            if len(payload) > BULK:
+                break
+        self._transport.write(b"".join(parts))
+        if written:
             self._await_replicas()
-        if self._timer is None or any(op.attempts for op in batch):
+        if self._timer is None or tried:
             self._arm()
+        return gone
+
+    def _introduce(self, op: Operation, parts: list[bytes]) -> None:
+        """What comes before the payload of an operation that is redirected or a script."""
+        if op.asking:
+            op.left += 1
+            parts.append(_ASKING)
+        script = op.script
+        if script is not None:
+            parts.append(b"*%d\r\n" % (op.arguments + 2))
+            parts.append(script.by_hash if script.name in self._loaded else script.by_text)
+            self._loaded.add(script.name)
 
     def abort(self) -> None:
         """Close at once. What is in flight is handed back when the loop reports the loss."""
@@ -96,22 +136,6 @@ class Lane(asyncio.Protocol):
         self._retired = True
         if not self.inflight:
             self._transport.close()
-
-    def _parts(self, batch: Sequence[Operation]) -> list[bytes]:
-        parts: list[bytes] = []
-        for op in batch:
-            op.left = op.replies
-            op.error = None
-            if op.asking:
-                op.left += 1
-                parts.append(_ASKING)
-            script = op.script
-            if script is not None:
-                parts.append(b"*%d\r\n" % (op.arguments + 2))
-                parts.append(script.by_hash if script.name in self._loaded else script.by_text)
-                self._loaded.add(script.name)
-            parts.append(op.payload)
-        return parts
 
     def _await_replicas(self) -> None:
         """Ask for the replicas' confirmation of all writes before; its reply completes them."""
@@ -124,30 +148,26 @@ class Lane(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Complete every operation whose last reply has come."""
-        reader, inflight = self._reader, self.inflight
+        gets, inflight, replicas = self._reader.gets, self.inflight, self._limits.replicas
         answered = 0
         try:
-            reader.feed(data)
-            while (reply := reader.gets()) is not _NOT_ENOUGH:
-                if type(reply) is hiredis.PushNotification:
+            self._reader.feed(data)
+            while (reply := gets()) is not _NOT_ENOUGH:
+                kind = type(reply)  # pyright: ignore[reportUnknownVariableType]
+                if kind is hiredis.PushNotification:
                     continue
                 op = inflight[0]
                 op.left -= 1
-                if type(reply) is ReplyError:
-                    if op.error is None:
-                        op.error = reply
-                    if judge(reply) is Verdict.DISCONNECTED:
-                        self._skipped = True
-                        op.left = 0
+                if kind is ReplyError:
+                    self._note(op, reply)
                 if op.left:
                     continue
                 inflight.popleft()
                 answered += 1
-                if op.error is None and not self._limits.replicas:
-                    if not op.future.done():
-                        op.future.set_result(reply)
-                else:
+                if op.error is not None or replicas:
                     answered -= self._complete(op, reply)
+                elif not op.future.done():
+                    op.future.set_result(reply)
         except (hiredis.ProtocolError, IndexError):  # a reply nobody waits for: this is no Redis, or a broken one
             self.abort()
         self._progress = self._loop.time()
@@ -161,6 +181,14 @@ class Lane(asyncio.Protocol):
             self._channel.flush_soon()  # what waits for this connection may take another
         else:
             self._partial += len(data)
+
+    def _note(self, op: Operation, error: ReplyError) -> None:
+        """Note the first error among an operation's replies."""
+        if op.error is None:
+            op.error = error
+        if judge(error) is Verdict.DISCONNECTED:
+            self._skipped = True
+            op.left = 0
 
     def _complete(self, op: Operation, reply: Any) -> int:
         """Complete an operation that failed, or that replicas confirm. Returns 1 if it stays with the wire."""

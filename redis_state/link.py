@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable
 from typing import Any
 
 from redis_state.connect import Router
@@ -46,12 +47,21 @@ class Link:
         """Send an operation over the open wire."""
         return self.wire.submit(op, deadline)
 
-    async def execute(self, op: Operation) -> Any:
-        """Send an operation when the wire is open and has room for it, and wait for its result."""
-        if self.traffic.clear:
-            return await self.wire.submit(op)
+    def execute(self, op: Operation) -> Awaitable[Any]:
+        """Send an operation when the wire is open and has room for it; what is returned has its result."""
+        return self.wire.submit(op) if self.traffic.clear else self._execute(op, None)
+
+    def write(self, op: Operation, partition: Partition) -> Awaitable[Any]:
+        """The same for one that writes, when its index was seen to be one."""
+        if self.traffic.clear and partition.checked:
+            return self.wire.submit(op)
+        return self._execute(op, partition)
+
+    async def _execute(self, op: Operation, partition: Partition | None) -> Any:
         with self.traffic:
             deadline = await self.ready()  # may put another wire in place
+            if partition is not None:
+                await self._check_index(partition, deadline)
             return await self.wire.submit(op, deadline)
 
     async def ready(self) -> float:
@@ -72,7 +82,7 @@ class Link:
             await self.traffic.wait(deadline)
         return deadline
 
-    async def check_index(self, partition: Partition, deadline: float) -> None:
+    async def _check_index(self, partition: Partition, deadline: float) -> None:
         """Before the first write to an index, see that it is one: half of a MULTI may fail, and the other half stays.
 
         Raises:

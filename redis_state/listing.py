@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Awaitable, Callable
 from itertools import repeat
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from redis_state.clock import moment
 from redis_state.errors import InvalidIdError, ServerRefusedError
-from redis_state.operation import Operation, Replay, block, call, command, pack
-from redis_state.replies import ReplyError, refusal
-from redis_state.scripts import DELETE, REPAIR
+from redis_state.operation import Operation, Replay, command, pack
+from redis_state.scripts import REPAIR
 from redis_state.state import SessionInfo
 from redis_state.traffic import retrieve
+from redis_state.writes import Delete
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Sequence
 
     from redis_state.keys import Keys, Partition
 
@@ -29,6 +30,9 @@ INFO_STATS: Final = pack(("INFO", "stats"))
 PAGE: Final = 500  # entries that one command reads or checks: well below a millisecond of the server's time
 # A member that no session id equals: the index that holds it has not been evicted since it was last built.
 _COMPLETE: Final = b""
+
+
+Execute = Callable[[Operation], Awaitable[Any]]
 
 
 class Submit(Protocol):
@@ -171,22 +175,20 @@ class Listing:
         return deleted
 
     async def delete(
-        self, partition: Partition, states: list[bytes], members: list[bytes], deadline: float | None = None
-    ) -> list[int]:
+        self, partition: Partition, states: list[bytes], members: list[bytes], execute: Execute | None = None
+    ) -> tuple[int, int]:
         """Delete states and their entries in one MULTI. Returns how many of each there were."""
-        index, slot = partition.index, partition.slot
-        script = call(DELETE, slot, [index, *states], members, replay=Replay.NEVER)
-        commands = [("DEL", *states), ("ZREM", index, *members)]
+        execute = execute or self._submit
+        op = Delete(b"", partition.slot, replay=Replay.NEVER, partition=partition, keys=states, members=members)
+        op.become_block()
         try:
-            reply = await self._submit(block(slot, commands, Replay.NEVER, lambda: script), deadline)
+            reply = await execute(op)
         except ServerRefusedError as error:
             if error.code != "OOM":
                 raise
-            reply = await self._submit(script, deadline)  # a full server takes no MULTI, but it can be relieved
-        for item in reply:
-            if isinstance(item, ReplyError):
-                raise refusal(item)
-        return reply
+            op.become_script()  # a full server takes no MULTI, but it can be relieved
+            reply = await execute(op)
+        return op.outcome(reply)
 
     async def _first(self, partition: Partition, limit: int) -> list[Entry]:
         """The newest entries of one partition that have a state."""
@@ -268,7 +270,8 @@ class Listing:
         dead = [number for number, exists in enumerate(found) if not exists]
         if dead:
             looked_at = [partition.index, *(states[number] for number in dead)]
-            await self._submit(call(REPAIR, slot, looked_at, [entries[number].member for number in dead]))
+            members = [entries[number].member for number in dead]
+            await self._submit(Operation(b"", slot).call(REPAIR, looked_at, members))
         return [entry for entry, exists in zip(entries, found, strict=True) if exists]
 
     def _evictions(self, slot: int) -> asyncio.Future[bool]:

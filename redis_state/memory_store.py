@@ -13,6 +13,7 @@ from redis_state.errors import StateDecodeError, StateNotFoundError, StoreClosed
 from redis_state.keys import check_id
 from redis_state.metrics import Metrics
 from redis_state.optimistic import update
+from redis_state.revision import UNKNOWN, Revision
 from redis_state.state import AgentState, S, SessionInfo, Stamp, StateType
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 @dataclass(slots=True)
 class _Session:
     value: bytes
-    revision: str
+    revision: Revision
     score: int
     ttl: int | None
     expires_at: float  # by `monotonic`; infinity is never
@@ -75,9 +76,8 @@ class MemoryStateStore(Generic[S]):
         try:
             now = self._clock()
             stamp = self._types.stamp(state, if_version, now)
-            with stamp:
-                key = self._key(state)
-                session = self._draft(state, stamp, now, ttl)
+            key = self._key(state)
+            session = self._draft(stamp, now, ttl)
         except Exception as error:  # noqa: BLE001  # whatever it is, it belongs to who awaits the save
             return self._refuse(error, started)
         return self._save(key, session, stamp, if_version, started)
@@ -86,11 +86,12 @@ class MemoryStateStore(Generic[S]):
     def _key(state: Any) -> tuple[str, str]:
         return check_id(state.agent_id, "agent_id"), check_id(state.session_id, "session_id")
 
-    def _draft(self, state: Any, stamp: Stamp, now: int, ttl: timedelta | None) -> _Session:
+    def _draft(self, stamp: Stamp, now: int, ttl: timedelta | None) -> _Session:
+        """What a save stores."""
         left = self._ttl if ttl is None else milliseconds(ttl)
-        revision = revisions.make(stamp.version, next(self._write_ids), stamp.parent, looked=True)
-        value = b"".join(self._codec.sealed(self._codec.encode(state), revision))
-        return _Session(value, revision, now, left, _expiry(left))
+        document = stamp.encode(self._codec.encode)
+        revision = revisions.make(stamp.version, next(self._write_ids), stamp.origin.ids, looked=True)
+        return _Session(b"".join(self._codec.sealed(document, revision)), revision, now, left, _expiry(left))
 
     async def _refuse(self, error: Exception, started: float) -> None:
         self._metrics.save.failed(started, error)
@@ -102,11 +103,9 @@ class MemoryStateStore(Generic[S]):
         try:
             stored = self._find(*key)
             if if_version is not None:
-                found = 0 if stored is None else revisions.version(stored.revision)
-                parent = revisions.newest(stamp.parent)
-                same = stored is None or not parent or revisions.newest(stored.revision) == parent
-                if found != if_version or not same:
-                    raise VersionConflictError(if_version, found)
+                found = UNKNOWN if stored is None else stored.revision
+                if found.version != if_version or not found.ids.startswith(stamp.origin.newest):
+                    raise VersionConflictError(if_version, found.version)
         except BaseException as error:
             stamp.drop()
             self._metrics.save.failed(started, error)
@@ -176,9 +175,9 @@ class MemoryStateStore(Generic[S]):
         if session is None:
             raise StateNotFoundError(agent_id, session_id)
         _, length = revisions.read(session.value)
-        version = revisions.version(session.revision) + 1
-        session.revision = revisions.make(version, next(self._write_ids), session.revision, looked=True)
-        session.value += b'\n%b%b@%d"}' % (line, session.revision.encode(), length)
+        version, write_id = session.revision.version + 1, next(self._write_ids)
+        session.value += b'\n%b%d-%b,@%d"}' % (line, version, write_id.encode(), length)
+        session.revision = revisions.make(version, write_id, session.revision.ids, looked=True)
         session.score = now
         if left is not None:
             session.expires_at = _expiry(left)

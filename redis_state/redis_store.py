@@ -24,9 +24,10 @@ from redis_state.limits import Limits
 from redis_state.link import Link
 from redis_state.listing import Entry, Listing
 from redis_state.metrics import Metrics
-from redis_state.operation import command
+from redis_state.operation import Operation, Replay, command, pack
 from redis_state.optimistic import update
 from redis_state.options import StoreOptions, check_options
+from redis_state.revision import UNKNOWN, Revision
 from redis_state.state import AgentState, S, SessionInfo, Stamp, StateType, T
 from redis_state.sweeper import Sweeper
 from redis_state.writes import Append, Save
@@ -140,44 +141,47 @@ class RedisStateStore(Generic[S]):
         """See `StateStore.save`."""
         started = perf_counter()
         try:
-            now = self._clock()
-            stamp = self._types.stamp(state, if_version, now)
-            with stamp:
-                write = self._draft(state, stamp, now, ttl)
+            write, stamp = self._draft(state, if_version, ttl)
         except Exception as error:  # noqa: BLE001  # whatever it is, it belongs to who awaits the save
             return self._refuse(error, started)
-        return self._save(write, stamp, if_version, started)
+        return self._save(write, stamp, started)
 
-    def _draft(self, state: Any, stamp: Stamp, now: int, ttl: timedelta | None) -> Save:
+    def _draft(self, state: Any, if_version: int | None, ttl: timedelta | None) -> tuple[Save, Stamp]:
         """The write of a state as it is now."""
+        now = self._clock()
+        stamp = self._types.stamp(state, if_version, now)
         session_id = state.session_id
         partition = self._keys.session(state.agent_id, session_id)
-        key = partition.state(session_id)
-        left = self._ttl if ttl is None else milliseconds(ttl)
-        document = self._codec.encode(state)
-        revision = revisions.make(stamp.version, next(self._write_ids), stamp.parent)
-        return Save(partition, key, session_id, document, revision, stamp.parent, now, left)
+        write = Save(
+            b"",
+            partition.slot,
+            replay=Replay.GUARDED,
+            partition=partition,
+            key=partition.state(session_id),
+            session_id=session_id,
+            document=stamp.encode(self._codec.encode),
+            revision=revisions.make(stamp.version, next(self._write_ids), stamp.origin.ids),
+            parent=stamp.origin.newest,
+            expected=if_version,
+            score=now,
+            ttl=self._ttl if ttl is None else milliseconds(ttl),
+        )
+        if if_version is None:
+            write.become_block(fresh=stamp.version_before == 0)
+        else:
+            write.become_script()
+        return write, stamp
 
     async def _refuse(self, error: Exception, started: float) -> None:
         self._metrics.save.failed(started, error)
         raise error
 
-    async def _save(self, write: Save, stamp: Stamp, if_version: int | None, started: float) -> None:
+    async def _save(self, write: Save, stamp: Stamp, started: float) -> None:
         try:
-            if write.partition.checked and if_version is not None:
-                revision = await write.if_version(self._link.execute, if_version)
-            elif write.partition.checked:
-                execute = self._link.wire.submit if self._link.traffic.clear else self._link.execute
-                revision = await write.always(execute, fresh=stamp.is_fresh)
-            else:
-                with self._link.traffic:
-                    deadline = await self._link.ready()
-                    await self._link.check_index(write.partition, deadline)
-                    submit = partial(self._link.submit, deadline=deadline)
-                    if if_version is not None:
-                        revision = await write.if_version(submit, if_version)
-                    else:
-                        revision = await write.always(submit, fresh=stamp.is_fresh)
+            reply = await self._link.write(write, write.partition)
+            if write.is_half(reply):
+                await self._link.execute(command(write.slot, "ZREM", write.partition.index, write.session_id))
+            revision = write.outcome(reply)
         except BaseException as error:
             stamp.drop()
             self._metrics.save.failed(started, error)
@@ -196,8 +200,8 @@ class RedisStateStore(Generic[S]):
             if self._refresh_ttl and self._ttl is not None:
                 op = command(partition.slot, "GETEX", key, "PX", self._ttl)
             else:
-                op = command(partition.slot, "GET", key)
-            value = await (self._link.wire.submit(op) if self._link.traffic.clear else self._link.execute(op))
+                op = Operation(pack(("GET", key)), partition.slot)
+            value = await self._link.execute(op)
             if value is None:
                 raise StateNotFoundError(agent_id, session_id)
             state, revision = self._decode(agent_id, session_id, value)
@@ -263,28 +267,34 @@ class RedisStateStore(Generic[S]):
         partition = self._keys.session(agent_id, session_id)
         now = self._clock()
         line = self._codec.encode_batch(list(messages), moment(now))
-        left = self._ttl if ttl is None else milliseconds(ttl)
-        key, write_id = partition.state(session_id), next(self._write_ids)
-        write = Append(partition, key, session_id, line, write_id, self._seen.newest(key), now, left)
-        with self._link.traffic:
-            deadline = await self._link.ready()
-            await self._link.check_index(partition, deadline)
-            version = await write.send(partial(self._link.submit, deadline=deadline))
-        self._seen.note(key, revisions.make(version, write_id))
-        self._sweeper.saved(partition, left)
-        return version
+        key = partition.state(session_id)
+        write = Append(
+            b"",
+            partition.slot,
+            replay=Replay.GUARDED,
+            partition=partition,
+            key=key,
+            session_id=session_id,
+            line=line,
+            write_id=next(self._write_ids),
+            seen=self._seen.newest(key),
+            score=now,
+            ttl=self._ttl if ttl is None else milliseconds(ttl),
+        )
+        write.become_script()
+        revision = write.outcome(await self._link.write(write, partition))
+        self._seen.note(key, revision)
+        self._sweeper.saved(partition, write.ttl)
+        return revision.version
 
     async def delete(self, agent_id: str, session_id: str) -> bool:
         """See `StateStore.delete`."""
         started = perf_counter()
         try:
             partition = self._keys.session(agent_id, session_id)
-            key = partition.state(session_id)
-            with self._link.traffic:
-                deadline = await self._link.ready()
-                await self._link.check_index(partition, deadline)
-                member = session_id.encode()
-                deleted, _ = await self._listing.delete(partition, [key], [member], deadline)
+            write = partial(self._link.write, partition=partition)
+            keys, members = [partition.state(session_id)], [session_id.encode()]
+            deleted, _ = await self._listing.delete(partition, keys, members, write)
         except BaseException as error:
             self._metrics.delete.failed(started, error)
             raise
@@ -388,13 +398,13 @@ class RedisStateStore(Generic[S]):
         """Close."""
         await self.aclose()
 
-    def _decode(self, agent_id: str, session_id: str, value: bytes) -> tuple[S, str]:
+    def _decode(self, agent_id: str, session_id: str, value: bytes) -> tuple[S, Revision]:
         try:
             state, revision = self._codec.decode(value)
         except ValueError as error:
             reason = str(error)
         else:
-            if revision:
+            if revision is not UNKNOWN:
                 self._types.adopt(state, revision)
             return state, revision
         raise StateDecodeError(agent_id, session_id, reason)

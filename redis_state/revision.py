@@ -14,16 +14,40 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
+import msgspec
+
 HISTORY: Final = 16  # ids that a revision remembers; scripts/revision.lua says the same
 _ID: Final = 6  # letters
 _ENTRY: Final = _ID + 1
 _REMEMBERED: Final = 4096
 _TAIL: Final = 192  # bytes that hold any revision, with what closes it
+_OPENING: Final = b'"_rev":"'
 _ALPHABET: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 _PAIRS: Final = [a + b for a in _ALPHABET for b in _ALPHABET]
-_WELL_FORMED: Final = re.compile(rb"\d+-[\w,.-]*").fullmatch
-_NUMBER: Final = re.compile(rb"[0-9]+").fullmatch
-_END: Final = re.compile(rb'(?:"_rev"\s*:\s*"|\xa4_rev\xd9.)(\d+-[\w,.-]*)(?:@(\d+))?(?:"\s*\}\s*)?\Z', re.DOTALL)
+_END: Final = re.compile(rb'(?:"_rev"\s*:\s*"|\xa4_rev\xd9.)(\d+)-([\w,.-]*)(?:@(\d+))?(?:"\s*\}\s*)?\Z', re.DOTALL)
+
+
+class Revision(msgspec.Struct, frozen=True):
+    """The latest writes of a session.
+
+    Attributes:
+        version: How often the session had been written.
+        ids: The writes' ids, newest first, each with the sign behind it.
+    """
+
+    version: int
+    ids: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.version}-{self.ids}"
+
+    @property
+    def newest(self) -> str:
+        """The id of the latest write; empty where there is none."""
+        return self.ids[:_ID]
+
+
+UNKNOWN: Final = Revision(0)
 
 
 def write_ids() -> Iterator[str]:
@@ -34,37 +58,31 @@ def write_ids() -> Iterator[str]:
             yield prefix + pair
 
 
-def make(version: int, write_id: str, parent: str = "", *, looked: bool = False) -> str:
+def make(version: int, write_id: str, older: str = "", *, looked: bool = False) -> Revision:
     """The revision of a write.
 
     Args:
         version: What it makes.
         write_id: Its id.
-        parent: The revision that its object stems from; empty where that is not known.
+        older: The ids of the revision that its object stems from; empty where that is not known.
         looked: Whether it looks what it replaces.
     """
-    older = _ids(parent)[: (HISTORY - 1) * _ENTRY] if parent else ""
-    return f"{version}-{write_id}{',' if looked else '.'}{older}"
+    return Revision(version, f"{write_id}{',' if looked else '.'}{older[: (HISTORY - 1) * _ENTRY]}")
 
 
-def version(revision: str) -> int:
-    """How often the session had been written."""
-    return int(revision[: revision.index("-")])
-
-
-def newest(revision: str) -> str:
-    """The id of the latest write; empty where there is none."""
-    start = revision.find("-") + 1
-    return revision[start : start + _ID]
+def parse(text: str) -> Revision:
+    """A revision from its text."""
+    version, _, ids = text.partition("-")
+    return Revision(int(version), ids)
 
 
 class Seen:
-    """The latest revision that a store has seen of each of its sessions, for as many as it has room for."""
+    """The latest write that a store has seen of each of its sessions, for as many as it has room for."""
 
     def __init__(self) -> None:
-        self._revisions: dict[bytes, str] = {}
+        self._revisions: dict[bytes, Revision] = {}
 
-    def note(self, key: bytes, revision: str) -> None:
+    def note(self, key: bytes, revision: Revision) -> None:
         """Note what stands, or stood, under a key."""
         if len(self._revisions) >= _REMEMBERED:
             self._revisions.clear()
@@ -72,36 +90,31 @@ class Seen:
 
     def newest(self, key: bytes) -> str:
         """The id of the latest write that was seen; empty for none."""
-        return newest(self._revisions.get(key, ""))
+        return self._revisions.get(key, UNKNOWN).newest
 
 
-def read(value: bytes) -> tuple[str, int]:
-    """The revision of a value, empty where there is none, and the length of the value's document."""
+def read(value: bytes) -> tuple[Revision, int]:
+    """The revision of a value, `UNKNOWN` where there is none, and the length of the value's document."""
+    start = value.rfind(_OPENING, -_TAIL)
+    # As this library writes a document without batches; whatever differs takes the longer way.
+    if start > 0 and value[-2:] == b'"}':
+        version, _, ids = value[start + len(_OPENING) : -2].decode("latin-1").partition("-")
+        if version.isdecimal() and ids.isascii() and "@" not in ids and '"' not in ids and "\\" not in ids:
+            return Revision(int(version), ids), len(value)
     revision, base = _read_end(value)
     if base is None:
         return revision, len(value)
     # Each batch holds one id, and the document the older ones.
     lines = value[base + 1 :].split(b"\n")[-HISTORY:]
-    newer = "".join(_ids(_read_end(line)[0]) for line in reversed(lines))
-    older = _ids(_read_end(value[:base])[0])
-    return f"{version(revision)}-{(newer + older)[: HISTORY * _ENTRY]}", base
+    newer = "".join(_read_end(line)[0].ids for line in reversed(lines))
+    older = _read_end(value[:base])[0].ids
+    return Revision(revision.version, (newer + older)[: HISTORY * _ENTRY]), base
 
 
-def _ids(revision: str) -> str:
-    return revision[revision.find("-") + 1 :]
-
-
-def _read_end(value: bytes) -> tuple[str, int | None]:
+def _read_end(value: bytes) -> tuple[Revision, int | None]:
     """The revision at the very end of some bytes, and the length of the document if they are an appended line."""
     start = value.rfind(b"_rev", -_TAIL)
-    if start < 0:
-        return "", None
-    # As this library writes it; anything else, such as a document that was edited by hand, takes the longer way.
-    if value[start - 1 : start + 7] == b'"_rev":"' and value[-2:] == b'"}':
-        revision, _, base = value[start + 7 : -2].partition(b"@")
-        if _WELL_FORMED(revision) and (not base or _NUMBER(base)):
-            return revision.decode(), int(base) if base else None
-    match = _END.match(value, start - 1)
+    match = _END.match(value, start - 1) if start > 0 else None
     if match is None:
-        return "", None
-    return match[1].decode(), int(match[2]) if match[2] else None
+        return UNKNOWN, None
+    return Revision(int(match[1]), match[2].decode()), int(match[3]) if match[3] else None

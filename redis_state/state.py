@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import typing
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Final, Generic
 
 import msgspec
 
-from redis_state import revision as revisions
 from redis_state.clock import moment
+from redis_state.revision import UNKNOWN, Revision
 
 if typing.TYPE_CHECKING:
     from typing_extensions import TypeVar
@@ -80,8 +81,8 @@ else:
     S, T = typing.TypeVar("S"), typing.TypeVar("T")
 
 
-# Where an object keeps which write it stems from; no field, so neither stored nor compared.
-_REVISION: Final = "_redis_state_revision"
+# Where an object keeps the revision that it stems from; no field, so neither stored nor compared.
+_ORIGIN: Final = "_redis_state_origin"
 # The version that the latest save of an object makes, until it has succeeded.
 _UNDER_WAY: Final = "_redis_state_under_way"
 _MAX_VERSION: Final = 2**53  # up to there Lua's numbers are exact
@@ -153,88 +154,89 @@ class StateType(Generic[S]):
         """
         if state.__class__ is not self.cls:
             raise TypeError(f"this store keeps {self.cls.__name__} objects, not {type(state).__name__} objects")
-        revision: str = state.__dict__.get(_REVISION, "") if self.has_room else ""
-        version: int
-        if self.has_version:
-            version = state.version
-            if revision and not revision.startswith(f"{version}-"):
-                revision = ""  # the version was changed by hand
-        else:
-            version = revisions.version(revision) if revision else 0
-        based_on = version
-        if if_version is not None:
-            self.require("version", "save(if_version=)")
-            based_on = if_version
-        elif self.has_room:
-            based_on = max(version, state.__dict__.get(_UNDER_WAY, 0))
+        notes: dict[str, Any] = state.__dict__ if self.has_room else {}
+        origin: Revision = notes.get(_ORIGIN, UNKNOWN)
+        version: int = state.version if self.has_version else origin.version
+        based_on = version if if_version is None else if_version
         if type(version) is not int or type(based_on) is not int:
             raise TypeError("a version must be an integer")
+        if if_version is not None:
+            self.require("version", "save(if_version=)")
+        elif _UNDER_WAY in notes:
+            based_on = max(version, notes[_UNDER_WAY])
         if version < 0 or max(version, based_on) >= _MAX_VERSION:
             raise ValueError("a version must be 0 or more, and below 2**53")
-        parent = revision if if_version in (None, version) else ""
-        return Stamp(self, state, version=based_on + 1, before=version, now=now, parent=parent)
-
-    def put(self, state: Any, version: int, updated_at: Any) -> None:
-        """Set the version and the time, where the type has them."""
-        if self.has_version:
-            state.version = version
+        # An object whose version was changed by hand, or is not the expected one, does not say which write it means.
+        if origin.version != version or if_version not in (None, version):
+            origin = UNKNOWN
+        stamp = Stamp(self, state, based_on + 1, version, origin)
         if self.has_updated_at:
-            state.updated_at = updated_at
+            stamp.time, stamp.time_before = moment(now), state.updated_at
+        return stamp
 
-    def adopt(self, state: Any, revision: str) -> None:
+    def adopt(self, state: Any, revision: Revision) -> None:
         """Give a loaded object the version under which it is stored, and note the write that it stems from."""
         if self.has_version:
-            state.version = revisions.version(revision)
+            state.version = revision.version
         if self.has_room:
-            state.__dict__[_REVISION] = revision
+            state.__dict__[_ORIGIN] = revision
 
 
-class Stamp:
+class Stamp(msgspec.Struct):
     """What a save makes of its object: while its bytes are taken, and again when it has succeeded.
 
     Attributes:
+        types: What is known of its type.
+        state: The object.
         version: The version that the save makes.
-        parent: The revision that the object stems from; empty where that is not known.
+        version_before: The object's version until then; 0 if it was never loaded or saved, as far as it can tell.
+        origin: The revision that the object stems from, where it is known.
+        time: When; None where the type has no room for it.
+        time_before: The object's time until then.
     """
 
-    __slots__ = ("_before", "_state", "_time", "_time_before", "_types", "parent", "version")
+    types: StateType[Any]
+    state: Any
+    version: int
+    version_before: int
+    origin: Revision
+    time: datetime | None = None
+    time_before: Any = None
 
-    def __init__(self, types: StateType[Any], state: Any, *, version: int, before: int, now: int, parent: str) -> None:
-        self._types = types
-        self._state = state
-        self._before = before
-        self._time = self._time_before = None
-        if types.has_updated_at:
-            self._time, self._time_before = moment(now), state.updated_at
-        self.version = version
-        self.parent = parent
+    def encode(self, encode: Callable[[Any], bytes]) -> bytes:
+        """The bytes of the object as the save makes it, which it is only meanwhile."""
+        types, state = self.types, self.state
+        try:
+            if types.has_version:
+                state.version = self.version
+            if types.has_updated_at:
+                state.updated_at = self.time
+            document = encode(state)
+        finally:
+            if types.has_version:
+                state.version = self.version_before
+            if types.has_updated_at:
+                state.updated_at = self.time_before
+        if types.has_room:
+            state.__dict__[_UNDER_WAY] = self.version
+        return document
 
-    @property
-    def is_fresh(self) -> bool:
-        """Whether the object was never loaded or saved, as far as it can tell."""
-        return self._before == 0
-
-    def __enter__(self) -> None:
-        self._types.put(self._state, self.version, self._time)
-        if self._types.has_room:
-            self._state.__dict__[_UNDER_WAY] = self.version
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        self._types.put(self._state, self._before, self._time_before)
-        if kind is not None:  # its bytes could not be taken
-            self.drop()
-
-    def keep(self, revision: str) -> None:
+    def keep(self, revision: Revision) -> None:
         """The save has succeeded: leave the stamp on the object, unless a later save was faster."""
-        state, types = self._state, self._types
-        if types.has_room and state.__dict__.get(_UNDER_WAY) == self.version:
-            del state.__dict__[_UNDER_WAY]
-        if not types.has_version or state.version == self._before or state.version < self.version:
-            types.put(state, self.version, self._time)
-            if types.has_room:
-                state.__dict__[_REVISION] = revision
+        types, state = self.types, self.state
+        notes: dict[str, Any] = state.__dict__ if types.has_room else {}
+        if notes.get(_UNDER_WAY) == self.version:
+            del notes[_UNDER_WAY]
+        if types.has_version:
+            if self.version <= state.version != self.version_before:
+                return
+            state.version = self.version
+        notes[_ORIGIN] = revision
+        if types.has_updated_at:
+            state.updated_at = self.time
 
     def drop(self) -> None:
         """The save has failed: the next one makes its version."""
-        if self._types.has_room and self._state.__dict__.get(_UNDER_WAY) == self.version:
-            self._state.__dict__[_UNDER_WAY] = self.version - 1
+        notes: dict[str, Any] = self.state.__dict__ if self.types.has_room else {}
+        if notes.get(_UNDER_WAY) == self.version:
+            notes[_UNDER_WAY] = self.version - 1

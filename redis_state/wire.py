@@ -259,7 +259,7 @@ class Wire:
 
     def refused(self, channel: Channel, lane: Lane, op: Operation) -> int:
         """Deal with an error reply: the operation was not executed. Returns 1 if it is tried again."""
-        error = op.error
+        error, op.error = op.error, None
         assert error is not None
         verdict = replies.judge(error)
         op.asking = False
@@ -296,12 +296,14 @@ class Wire:
         op.why = error.code
         if ask:
             op.asking = True
-            if op.script is None and op.fallback is not None:  # a slot on the move takes single commands only
-                op.become(op.fallback())
+            if op.script is None:  # a slot on the move takes single commands only
+                op.become_script()
             self._push(dialer, op)
             return 1
-        self._moved[slot] = dialer.name
-        self._learn()
+        routed = self.router.route(slot)
+        if routed is None or routed.name != dialer.name:  # else it was learned while this operation was under way
+            self._moved[slot] = dialer.name
+            self._learn()
         self.retry(op)
         return 1
 
@@ -320,8 +322,8 @@ class Wire:
                     self.expire(op)
                     self.settled(1)
                     continue
-                if op.replay is Replay.GUARDED and op.fallback is not None:
-                    op.become(op.fallback())
+                if op.replay is Replay.GUARDED:
+                    op.become_script()
             self.retry(op, lost=True)
 
     def unreachable(self, channel: Channel, ops: Iterable[Operation], failure: Failure) -> None:

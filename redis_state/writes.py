@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from redis_state import revision as revisions
 from redis_state.codec import Codec
 from redis_state.errors import OutcomeUnknownError, StateDecodeError, StateNotFoundError, VersionConflictError
 from redis_state.keys import Partition
-from redis_state.operation import EXEC, MULTI, Operation, Replay, call, command, pack, pack_set
+from redis_state.operation import EXEC, MULTI, Operation, pack
 from redis_state.replies import ReplyError, refusal
-from redis_state.scripts import APPEND, SAVE
+from redis_state.revision import Revision
+from redis_state.scripts import APPEND, DELETE, SAVE
 
-Execute = Callable[[Operation], Awaitable[Any]]
+# MULTI, SET key document [options], ZADD index score member, EXEC. Formatted at once: that is the only copy of a
+# document on its way out, and takes half the time of packing the commands one by one.
+_BLOCK: Final = (
+    b"*1\r\n$5\r\nMULTI\r\n"
+    b"*%d\r\n$3\r\nSET\r\n$%d\r\n%b\r\n$%d\r\n%b%b\r\n%b"
+    b"*4\r\n$4\r\nZADD\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n"
+    b"*1\r\n$4\r\nEXEC\r\n"
+)
 
 
-@dataclass(slots=True)
-class Save:
-    """One save: where to, what, and when.
+class Save(Operation, kw_only=True):
+    """One save: a MULTI block, or a script where it has a condition.
 
     Attributes:
         partition: The keys of the session's agent.
@@ -27,80 +32,78 @@ class Save:
         session_id: The session.
         document: The state's bytes, without a revision.
         revision: What this write makes.
-        parent: The revision that the object stems from; empty where it is not known.
+        parent: The id of the write that the object stems from; empty where it is not known.
+        expected: The version that must be stored (0: nothing is); None: any.
         score: When, in microseconds since 1970.
-        ttl: After how many milliseconds it expires; None is never.
+        ttl: After how many milliseconds the state expires; None is never.
     """
 
     partition: Partition
     key: bytes
     session_id: str
     document: bytes
-    revision: str
+    revision: Revision
     parent: str
+    expected: int | None
     score: int
     ttl: int | None
 
-    async def always(self, execute: Execute, *, fresh: bool) -> str:
-        """Save whatever is stored, in one MULTI.
+    def become_block(self, *, fresh: bool) -> None:
+        """Save whatever is stored.
 
         Args:
-            execute: Sends an operation and returns its result.
-            fresh: Whether the object was never loaded or saved, so that nothing should be stored yet.
-
-        Returns:
-            The revision that is stored now.
+            fresh: Whether the object was never loaded or saved, so that nothing should be stored yet. GET then returns
+                nothing in the common case, and refuses to replace a key of another type.
         """
-        partition, key = self.partition, self.key
-        options: tuple[bytes | int, ...] = () if self.ttl is None else (b"PX", self.ttl)
-        if fresh:  # GET returns nothing in the common case, and refuses to replace a key of another type
-            options += (b"GET",)
-        parts = pack_set(key, Codec.sealed(self.document, self.revision), *options)
-        zadd = pack(("ZADD", partition.index, self.score, self.session_id))
-        op = Operation(
-            b"".join((MULTI, *parts, zadd, EXEC)),
-            partition.slot,
-            replies=4,
-            replay=Replay.GUARDED,
-            fallback=lambda: self._script("", replay=1),
+        options, count = b"", 3
+        if self.ttl is not None:
+            options, count = b"$2\r\nPX\r\n%b" % _bulk(b"%d" % self.ttl), 5
+        if fresh:
+            options, count = options + b"$3\r\nGET\r\n", count + 1
+        key, index = self.key, self.partition.index
+        body, end = Codec.sealed(self.document, self.revision)
+        score, member = b"%d" % self.score, self.session_id.encode()
+        self.payload = _BLOCK % (
+            *(count, len(key), key, len(body) + len(end), body, end, options),
+            *(len(index), index, len(score), score, len(member), member),
         )
-        reply = await execute(op)
-        if op.script is not None:
-            return self._saved(reply, None)
-        for error in reply:
-            if isinstance(error, ReplyError):
-                if error is reply[0] and reply[1] == 1:
-                    await execute(command(partition.slot, "ZREM", partition.index, self.session_id))
-                raise refusal(error)
-        return self.revision
+        self.replies = 4
 
-    async def if_version(self, execute: Execute, expected: int) -> str:
-        """Save if the stored version is the expected one (0: nothing is stored), in one script. Returns as `always`."""
-        op = self._script(expected, replay=0)
-        op.fallback = lambda: self._script(expected, replay=1)
-        return self._saved(await execute(op), expected)
+    def become_script(self) -> None:
+        """Save if what is stored is what is expected, once however often this is sent."""
+        revision = self.revision
+        self.call(
+            SAVE,
+            (self.key, self.partition.index),
+            (
+                *(Codec.unsealed(self.document), revision.version, revision.newest),
+                *("" if self.expected is None else self.expected, self.parent, self.score, self.session_id),
+                *("" if self.ttl is None else self.ttl, int(self.sent)),
+            ),
+        )
 
-    def _saved(self, reply: list[Any], expected: int | None) -> str:
-        """The revision that the script made, or what it found instead."""
+    def is_half(self, reply: list[Any]) -> bool:
+        """Whether the index took a session whose state was refused."""
+        return self.script is None and type(reply[0]) is ReplyError and reply[1] == 1
+
+    def outcome(self, reply: list[Any]) -> Revision:
+        """The revision that is stored now."""
+        if self.script is None:
+            for each in reply:
+                if type(each) is ReplyError:
+                    raise refusal(each)
+            return self.revision
         if reply[0] == b"conflict":
-            raise VersionConflictError(expected or 0, int(reply[1]))
+            raise VersionConflictError(self.expected or 0, int(reply[1]))
         if reply[0] == b"unknown":
             raise OutcomeUnknownError("the save was sent, its reply was lost, and others have written since")
         if reply[0] == b"foreign":
             raise StateDecodeError(self.partition.agent_id, self.session_id, "it has no version to compare with")
-        return reply[1].decode() if len(reply) > 1 else self.revision
-
-    def _script(self, expected: int | str, *, replay: int) -> Operation:
-        keys = (self.key, self.partition.index)
-        version, newest, parent = revisions.version(self.revision), revisions.newest(self.revision), self.parent
-        what = (Codec.unsealed(self.document), version, newest, expected, revisions.newest(parent))
-        args = (*what, self.score, self.session_id, "" if self.ttl is None else self.ttl, replay)
-        return call(SAVE, self.partition.slot, keys, args, replay=Replay.GUARDED)
+        return revisions.parse(reply[1].decode()) if len(reply) > 1 else self.revision
 
 
-@dataclass(slots=True)
-class Append:
-    """One append: where to, what, and when.
+class Append(Operation, kw_only=True):
+    """One append: a script.
 
     Attributes:
         partition: The keys of the session's agent.
@@ -108,7 +111,7 @@ class Append:
         session_id: The session.
         line: The batch up to its revision.
         write_id: The id of this write.
-        seen: The id of the latest write of the session that this store knows of; empty for none.
+        seen: The id of the latest write of the session that the store knows of; empty for none.
         score: When, in microseconds since 1970.
         ttl: After how many milliseconds the state expires; None leaves its expiry as it is.
     """
@@ -122,21 +125,57 @@ class Append:
     score: int
     ttl: int | None
 
-    async def send(self, execute: Execute) -> int:
-        """Append, in one script. Returns the session's version."""
-        op = self._script(replay=0)
-        op.fallback = lambda: self._script(replay=1)
-        reply = await execute(op)
+    def become_script(self) -> None:
+        """Append once, however often this is sent."""
+        ttl = "" if self.ttl is None else self.ttl
+        self.call(
+            APPEND,
+            (self.key, self.partition.index),
+            (self.line, self.write_id, self.seen, self.score, self.session_id, ttl, int(self.sent)),
+        )
+
+    def outcome(self, reply: list[Any]) -> Revision:
+        """The session's version now, and this write."""
         if reply[0] == b"missing":
             raise StateNotFoundError(self.partition.agent_id, self.session_id)
         if reply[0] == b"unknown":
             raise OutcomeUnknownError("the append was sent, its reply was lost, and others have written since")
         if reply[0] == b"foreign":
             raise StateDecodeError(self.partition.agent_id, self.session_id, "it has no version to count up")
-        return int(reply[1])
+        return revisions.make(int(reply[1]), self.write_id, looked=True)
 
-    def _script(self, *, replay: int) -> Operation:
-        keys = (self.key, self.partition.index)
-        ttl = "" if self.ttl is None else self.ttl
-        args = (self.line, self.write_id, self.seen, self.score, self.session_id, ttl, replay)
-        return call(APPEND, self.partition.slot, keys, args, replay=Replay.GUARDED)
+
+class Delete(Operation, kw_only=True):
+    """One deletion of sessions: a MULTI block.
+
+    Attributes:
+        partition: The keys of the sessions' agent.
+        keys: The keys of the states.
+        members: The entries of the index.
+    """
+
+    partition: Partition
+    keys: list[bytes]
+    members: list[bytes]
+
+    def become_block(self) -> None:
+        """Delete states and entries, or nothing."""
+        commands = pack(("DEL", *self.keys)), pack(("ZREM", self.partition.index, *self.members))
+        self.payload = b"".join((MULTI, *commands, EXEC))
+        self.replies = 4
+
+    def become_script(self) -> None:
+        """The same as one command."""
+        self.call(DELETE, (self.partition.index, *self.keys), self.members)
+
+    def outcome(self, reply: list[Any]) -> tuple[int, int]:
+        """How many states and how many entries there were."""
+        for each in reply:
+            if type(each) is ReplyError:
+                raise refusal(each)
+        states, entries = reply
+        return states, entries
+
+
+def _bulk(text: bytes) -> bytes:
+    return b"$%d\r\n%b\r\n" % (len(text), text)

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from redis_state import AgentState, MemoryStateStore, Message, StateEncodeError
+from redis_state import AgentState, MemoryStateStore, Message, StateEncodeError, revision
 from redis_state.codec import Codec, Format
 from redis_state.state import StateType
 
@@ -29,7 +29,7 @@ CODECS: Final = {format: Codec(StateType(AgentState), format) for format in FORM
 def stored(state: AgentState, format: Format) -> bytes:
     """The bytes of a first save."""
     codec = CODECS[format]
-    return b"".join(codec.sealed(codec.encode(state), "1-AAAAAA"))
+    return b"".join(codec.sealed(codec.encode(state), revision.parse("1-AAAAAA")))
 
 
 def attempt(state: AgentState, format: Format) -> tuple[bytes, StateEncodeError | None]:

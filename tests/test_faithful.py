@@ -88,14 +88,14 @@ DECLARED: Final[list[Any]] = [
     ),
     *(
         str | int | list[int],
-        Optional[float],
+        Optional[float],  # noqa: UP045  # as it stands in older code
         Annotated[int, msgspec.Meta(gt=0)],
         object,
         Message,
         list[Message],
         Point,
         Plot,
-    ),  # noqa: UP045
+    ),
     *(Tree, Doubled, Same, Pair, Mood, Mood | None, uuid.UUID),
 ]
 

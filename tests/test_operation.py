@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import hiredis
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from redis_state.operation import EXEC, MULTI, Argument, Operation, Replay, block, call, command, pack
+from redis_state.keys import Keys
+from redis_state.operation import Argument, Operation, Replay, command, pack
+from redis_state.revision import Revision
 from redis_state.scripts import APPEND, DELETE, REPAIR, SAVE, Script
+from redis_state.writes import Delete, Save
 
 ARGUMENTS = st.one_of(st.binary(), st.text(st.characters(exclude_categories=["Cs"])), st.integers())
 
@@ -38,15 +41,51 @@ def test_a_command_is_read_as_it_was_given(args: list[Argument]) -> None:
     assert (op.slot, op.replies, op.replay) == (7, 1, Replay.ALWAYS)
 
 
-@given(st.lists(st.lists(ARGUMENTS, min_size=1).map(tuple), min_size=1))
-def test_a_block_stands_between_multi_and_exec_and_counts_its_replies(commands: list[tuple[Argument, ...]]) -> None:
-    """There is one reply for each command and the two around them."""
-    op = block(7, commands, Replay.NEVER, lambda: command(7, "PING"))
-    inside = [[as_bytes(argument) for argument in each] for each in commands]
-    assert parsed(op.payload) == [[b"MULTI"], *inside, [b"EXEC"]]
-    assert op.payload.startswith(MULTI)
-    assert op.payload.endswith(EXEC)
-    assert op.replies == len(commands) + 2
+PARTITION: Final = Keys("t:", 1).session("agent ü", "s")
+SESSION_ID: Final = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
+
+
+def a_save(session_id: str = "s", document: bytes = b'{"agent_id":"a"}', ttl: int | None = None) -> Save:
+    return Save(
+        b"",
+        PARTITION.slot,
+        replay=Replay.GUARDED,
+        partition=PARTITION,
+        key=PARTITION.state(session_id),
+        session_id=session_id,
+        document=document,
+        revision=Revision(4, "CCCCCC.BBBBBB,"),
+        parent="BBBBBB",
+        expected=None,
+        score=1_234_567_890_123_456,
+        ttl=ttl,
+    )
+
+
+@given(session_id=SESSION_ID, ttl=st.none() | st.integers(1), fresh=st.booleans())
+def test_a_save_is_one_block(session_id: str, ttl: int | None, fresh: bool) -> None:  # noqa: FBT001
+    """State and index between MULTI and EXEC, with an expiry and a look at what was there where they are asked for."""
+    op = a_save(session_id, ttl=ttl)
+    op.become_block(fresh=fresh)
+    document = b'{"agent_id":"a","_rev":"4-CCCCCC.BBBBBB,"}'
+    options = [b"PX", b"%d" % ttl] if ttl is not None else []
+    place = [b"1234567890123456", session_id.encode()]
+    assert parsed(op.payload) == [
+        [b"MULTI"],
+        [b"SET", PARTITION.state(session_id), document, *options, *([b"GET"] if fresh else [])],
+        [b"ZADD", PARTITION.index, *place],
+        [b"EXEC"],
+    ]
+    assert op.replies == 4
+
+
+@given(st.lists(st.binary(), min_size=1), st.lists(st.binary(), min_size=1))
+def test_a_deletion_is_one_block(keys: list[bytes], members: list[bytes]) -> None:
+    """States and entries between MULTI and EXEC."""
+    op = Delete(b"", PARTITION.slot, replay=Replay.NEVER, partition=PARTITION, keys=keys, members=members)
+    op.become_block()
+    assert parsed(op.payload) == [[b"MULTI"], [b"DEL", *keys], [b"ZREM", PARTITION.index, *members], [b"EXEC"]]
+    assert op.replies == 4
 
 
 @pytest.mark.parametrize("script", [SAVE, APPEND, DELETE, REPAIR], ids=lambda script: script.name)
@@ -54,7 +93,7 @@ def test_a_block_stands_between_multi_and_exec_and_counts_its_replies(commands: 
 @given(keys=st.lists(st.binary()), args=st.lists(ARGUMENTS))
 def test_a_call_is_read_whole_by_text_and_by_hash(script: Script, keys: list[bytes], args: list[Argument]) -> None:
     """The heads of EVAL and EVALSHA fit before the same payload."""
-    op = call(script, 7, keys, args)
+    op = Operation(b"", 7).call(script, keys, args)
     count = b"*%d\r\n" % (op.arguments + 2)
     rest = [str(len(keys)).encode(), *keys, *map(as_bytes, args)]
     ((name, text, *arguments),) = parsed(count + script.by_text + op.payload)
@@ -71,15 +110,25 @@ def test_what_may_be_repeated_freely_writes_nothing(replay: Replay, *, writes: b
     assert Operation(b"", None, replay=replay).writes is writes
 
 
-def test_an_operation_that_becomes_its_fallback_keeps_its_journey_and_has_no_other() -> None:
-    """The replay of a replay is the same script again."""
-    fallback = call(SAVE, 7, [b"k"], ["a"], replay=Replay.GUARDED)
-    op = block(7, [("SET", "k", "v")], Replay.GUARDED, lambda: fallback)
-    op.deadline, op.attempts, op.sent = 5.0, 3, True
-    op.become(fallback)
-    assert (op.payload, op.replies, op.script, op.arguments) == (fallback.payload, 1, SAVE, 3)
-    assert op.fallback is None
-    assert (op.deadline, op.attempts, op.sent, op.slot, op.replay) == (5.0, 3, True, 7, Replay.GUARDED)
+def test_a_save_that_becomes_a_script_keeps_its_journey_and_says_whether_it_was_sent() -> None:
+    """A replay is recognised by the script; what was never sent is no replay."""
+    op = a_save()
+    op.become_block(fresh=True)
+    op.deadline, op.attempts = 5.0, 3
+    for sent in (False, True):
+        op.sent = sent
+        op.become_script()
+        assert (op.replies, op.script, op.arguments) == (1, SAVE, 12)
+        ((_, *arguments),) = parsed(b"*13\r\n$1\r\nX\r\n" + op.payload)
+        assert arguments[-1] == b"%d" % sent
+        assert (op.deadline, op.attempts, op.sent, op.slot, op.replay) == (5.0, 3, sent, PARTITION.slot, Replay.GUARDED)
+
+
+def test_a_single_command_is_its_own_script() -> None:
+    """There is nothing to turn it into."""
+    op = command(7, "GET", "k")
+    op.become_script()
+    assert (op.payload, op.script) == (pack(("GET", "k")), None)
 
 
 def test_a_node_can_be_asked_for_by_name() -> None:

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from redis_state import Message, RedisStateStore, revision
+from redis_state.revision import Revision
 
 if TYPE_CHECKING:
     from redis_state.codec import Format
@@ -39,11 +40,11 @@ return {string.format('%d', version), ids, base or -1}
 """  # fmt: skip
 
 
-def made(version: int, history: list[tuple[str, bool]]) -> str:
+def made(version: int, history: list[tuple[str, bool]]) -> Revision:
     """The revision after such a history, the newest write first."""
-    made = ""
+    made = Revision(version)
     for write_id, looked in reversed(history):
-        made = revision.make(version, write_id, made, looked=looked)
+        made = revision.make(version, write_id, made.ids, looked=looked)
     return made
 
 
@@ -54,16 +55,16 @@ def written(history: list[tuple[str, bool]]) -> str:
 @given(VERSION, HISTORY.filter(len))
 def test_a_revision_has_the_version_and_the_latest_writes(version: int, history: list[tuple[str, bool]]) -> None:
     """What was made can be taken apart again."""
-    text = made(version, history)
-    assert text == f"{version}-{written(history)}"
-    assert revision.version(text) == version
-    assert revision.newest(text) == history[0][0]
+    whole = made(version, history)
+    assert str(whole) == f"{version}-{written(history)}"
+    assert revision.parse(str(whole)) == whole
+    assert (whole.version, whole.newest) == (version, history[0][0])
 
 
 @given(st.lists(st.tuples(ID, st.booleans()), min_size=revision.HISTORY, max_size=40))
 def test_a_revision_remembers_so_many_writes_and_no_more(history: list[tuple[str, bool]]) -> None:
     """It stays short however long a session lives, so the end of a value always holds all of it."""
-    text = made(2**53, history)
+    text = str(made(2**53, history))
     assert text == f"{2**53}-{written(history[: revision.HISTORY])}"
     assert len(f'"_rev":"{text}@{10**9}"}}') < 192
 
@@ -79,16 +80,16 @@ def test_ids_of_writes_are_unique_and_fit_into_a_revision() -> None:
 
 def test_what_was_never_written_has_no_newest_write() -> None:
     """An empty revision, and one of data that somebody else wrote."""
-    assert revision.newest("") == ""
-    assert revision.newest("4-") == ""
+    assert revision.UNKNOWN.newest == ""
+    assert revision.parse("4-").newest == ""
 
 
 def test_a_store_knows_the_latest_write_it_saw_of_a_session() -> None:
     """Of each session its own, and nothing of others."""
     seen = revision.Seen()
-    seen.note(b"a", "1-AAAAAA.")
-    seen.note(b"b", "1-BBBBBB.")
-    seen.note(b"a", "2-CCCCCC,AAAAAA.")
+    seen.note(b"a", Revision(1, "AAAAAA."))
+    seen.note(b"b", Revision(1, "BBBBBB."))
+    seen.note(b"a", Revision(2, "CCCCCC,AAAAAA."))
     assert (seen.newest(b"a"), seen.newest(b"b"), seen.newest(b"c")) == ("CCCCCC", "BBBBBB", "")
 
 
@@ -96,7 +97,7 @@ def test_a_store_of_many_sessions_forgets_rather_than_grows() -> None:
     """What it has seen is bounded; forgetting costs a certainty, and never makes one."""
     seen = revision.Seen()
     for number in range(100_000):
-        seen.note(b"%d" % number, "1-AAAAAA.")
+        seen.note(b"%d" % number, Revision(1, "AAAAAA."))
     assert len(seen._revisions) <= 4096  # pyright: ignore[reportPrivateUsage]
     assert seen.newest(b"99999") == "AAAAAA"
 
@@ -137,7 +138,7 @@ def test_both_sides_read_the_same(redis_server: RedisServer, written: tuple[byte
     key = f"t{uuid.uuid4().hex[:12]}"
     redis_server.command("SET", key, value)
     try:
-        assert revision.read(value) == (expected, base)
+        assert revision.read(value) == (revision.parse(expected), base)
         assert in_lua(redis_server, key) == (expected, base if base < len(value) else -1)
     finally:
         redis_server.command("DEL", key)
@@ -146,7 +147,7 @@ def test_both_sides_read_the_same(redis_server: RedisServer, written: tuple[byte
 @given(st.binary(max_size=400))
 def test_bytes_without_a_revision_have_none(value: bytes) -> None:
     """Any bytes can be read; what somebody else wrote is a document to its end."""
-    assert revision.read(value) == ("", len(value))
+    assert revision.read(value) == (revision.UNKNOWN, len(value))
 
 
 @pytest.mark.parametrize(
@@ -166,7 +167,7 @@ def test_bytes_without_a_revision_have_none(value: bytes) -> None:
 )
 def test_what_only_looks_like_a_revision_is_none(value: bytes) -> None:
     """A revision stands last in its document and is well formed, or there is none."""
-    assert revision.read(value) == ("", len(value))
+    assert revision.read(value) == (revision.UNKNOWN, len(value))
 
 
 @settings(max_examples=15)
@@ -192,7 +193,7 @@ async def _write_and_compare(server: RedisServer, steps: list[str], format: Form
         try:
             await store.save(state())
             before, looked = revision.read(server.command("GET", key))[0], False
-            assert (revision.version(before), len(before)) == (1, 9)
+            assert (before.version, len(before.ids)) == (1, 7)
             for step in steps:
                 match step:
                     case "save":
@@ -208,17 +209,17 @@ async def _write_and_compare(server: RedisServer, steps: list[str], format: Form
                         await store.append("a", "s", [Message(role="user", content="hello")])
                 value: bytes = server.command("GET", key)
                 now, base = revision.read(value)
-                assert in_lua(server, key) == (now, base if base < len(value) else -1)
+                assert in_lua(server, key) == (str(now), base if base < len(value) else -1)
                 looked = step not in ("save", "blind")
-                assert now[now.index("-") + 7] == (",."[not looked])
-                assert revision.newest(now) != revision.newest(before)
+                assert now.ids[6] == (",."[not looked])
+                assert now.newest != before.newest
                 if step == "blind":
-                    assert (revision.version(now), len(now)) == (1, 9)
+                    assert (now.version, len(now.ids)) == (1, 7)
                 else:
-                    assert revision.version(now) == revision.version(before) + 1
-                    older = now[now.index("-") + 8 :]
-                    assert before[before.index("-") + 1 :].startswith(older)
-                    assert len(older) == 7 * min(revision.HISTORY - 1, (len(before) - before.index("-") - 1) // 7)
+                    assert now.version == before.version + 1
+                    older = now.ids[7:]
+                    assert before.ids.startswith(older)
+                    assert len(older) == 7 * min(revision.HISTORY - 1, len(before.ids) // 7)
                 before = now
         finally:
             await store.delete_agent("a")

@@ -19,6 +19,7 @@ from stores import Stores, on_one_server, on_servers
 
 from redis_state import AgentState, Message, RedisStateStore, SessionStore
 from redis_state.codec import Codec, Format
+from redis_state.revision import parse
 from redis_state.state import StateType
 
 if TYPE_CHECKING:
@@ -110,9 +111,9 @@ class TestDocuments:
         codec = Codec(StateType(AgentState), format)
         body = codec.encode(STATE)
         assert codec.unsealed(body) == BODIES[format]
-        assert b"".join(codec.sealed(body, "1-Zk3x0A.")) == document(format, "1-Zk3x0A.")
+        assert b"".join(codec.sealed(body, parse("1-Zk3x0A."))) == document(format, "1-Zk3x0A.")
         long = "17-" + "abc-_9," * 16
-        assert b"".join(codec.sealed(body, long)) == document(format, long)
+        assert b"".join(codec.sealed(body, parse(long))) == document(format, long)
 
     @in_each_format
     def test_a_line(self, format: Format) -> None:
@@ -137,7 +138,7 @@ class TestDocuments:
         """By a store of either format."""
         value = appended(document(format, base), *lines)
         state, revision = Codec(StateType(AgentState), reader).decode(value)
-        assert revision.startswith(f"{version}-{(lines or [base])[-1].partition('-')[2][:6]}")
+        assert str(revision).startswith(f"{version}-{(lines or [base])[-1].partition('-')[2][:6]}")
         expected = plain(STATE)
         expected["messages"] += [plain(MORE)] * len(lines)  # pyright: ignore[reportArgumentType]
         if lines:

@@ -65,6 +65,15 @@ class Model:
         return Deed.CUT if chance < 0.02 else bulk(name)
 
 
+class Guarded(Operation, kw_only=True):
+    """A write that knows how to be sent again."""
+
+    name: bytes
+
+    def become_script(self) -> None:
+        self.payload = pack(("WRITE-ONCE", self.name))
+
+
 class Schedule:
     """Operations on a wire, in an order that a seed makes."""
 
@@ -91,12 +100,11 @@ class Schedule:
 
     def make(self, name: bytes) -> Operation:
         """An operation of any kind."""
-        once = command(0, "WRITE-ONCE", name)
         match self.dice.randrange(6):
             case 0:
                 return Operation(pack(("WRITE", name)), 0, replay=Replay.NEVER)
             case 1 | 2:
-                return Operation(pack(("WRITE", name)), 0, replay=Replay.GUARDED, fallback=lambda: once)
+                return Guarded(pack(("WRITE", name)), 0, replay=Replay.GUARDED, name=name)
             case 3:
                 inside = pack(("SET", name, name)) + pack(("GET", name))
                 return Operation(MULTI + inside + EXEC, 0, replies=4)

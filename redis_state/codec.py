@@ -17,7 +17,7 @@ from typing import Any, Final, Generic, Literal, cast
 import msgspec
 
 from redis_state import revision as revisions
-from redis_state.errors import StateEncodeError
+from redis_state.errors import StateDecodeError, StateEncodeError
 from redis_state.faithful import compile_check
 from redis_state.revision import UNKNOWN, Revision
 from redis_state.state import S, StateType
@@ -46,13 +46,12 @@ class Codec(Generic[S]):
         if format not in ("json", "msgpack"):
             raise ValueError(f"format must be 'json' or 'msgpack', not {format!r}")
         self.format: Format = format
-        self._cls = state_type.cls
         self._is_known = compile_check(state_type.cls)
         self._json = msgspec.json.Encoder()
         self._msgpack = msgspec.msgpack.Encoder()
         self._from_json: Any = msgspec.json.Decoder(state_type.cls)
         self._from_msgpack: Any = msgspec.msgpack.Decoder(state_type.cls)
-        self._strict = getattr(getattr(self._cls, "__struct_config__", None), "forbid_unknown_fields", False)
+        self._strict = getattr(getattr(state_type.cls, "__struct_config__", None), "forbid_unknown_fields", False)
         if state_type.has_messages:
             fields = [("messages", state_type.message_list), ("updated_at", datetime)]
             self._batches: msgspec.json.Decoder[Any] = msgspec.json.Decoder(msgspec.defstruct("Batch", fields))
@@ -82,13 +81,13 @@ class Codec(Generic[S]):
         raise refusal  # outside of the handler, whose error would be its context and may quote the payload
 
     @staticmethod
-    def sealed(document: bytes, revision: Revision) -> tuple[bytes | memoryview, bytes]:
-        """What `encode` returned, with the revision: two parts, so that a large document is not copied for it."""
-        text = str(revision).encode()
+    def sealed(document: bytes, revision: Revision) -> tuple[bytes, bytes]:
+        """What `encode` returned, with the revision, in two parts."""
         if document[0] != _BRACE:
+            text = str(revision).encode()
             return document, b"\xa4_rev\xd9%c%b" % (len(text), text)
-        comma = b"," if len(document) > len(b"{}") else b""
-        return memoryview(document)[:-1], b'%b"_rev":"%b"}' % (comma, text)
+        comma = "," if len(document) > len(b"{}") else ""
+        return document[:-1], f'{comma}"_rev":"{revision.version}-{revision.ids}"}}'.encode()
 
     @staticmethod
     def unsealed(document: bytes) -> bytes:
@@ -114,20 +113,29 @@ class Codec(Generic[S]):
             refusal = _difference(messages, loaded, "$.messages")
         raise refusal  # outside of the handler, whose error would be its context and may quote the payload
 
-    def decode(self, value: bytes) -> tuple[S, Revision]:
+    def decode(self, value: bytes, agent_id: str, session_id: str) -> tuple[S, Revision]:
         """The state under a key, appended messages in their place, and its revision, `UNKNOWN` where there is none.
 
+        Args:
+            value: What is stored.
+            agent_id: The agent, for the error.
+            session_id: The session, for the error.
+
         Raises:
-            ValueError: These bytes are no state of the type. The text says why and holds nothing of them.
+            StateDecodeError: These bytes are no state of the type. The text says why and holds nothing of them.
         """
         revision, end = revisions.read(value)
         try:
             if end == len(value) and value[0] == _BRACE and not self._strict:
-                return self._from_json.decode(value), revision
-            return self._decode(value[:end], value[end:], has_revision=revision is not UNKNOWN), revision
+                state = self._from_json.decode(value)
+            else:
+                state = self._decode(value[:end], value[end:], has_revision=revision is not UNKNOWN)
         except _UNDECODABLE as error:
             reason = _reason(error)
-        raise ValueError(reason)  # outside of the handler, whose error would be its context and may quote the payload
+        else:
+            return state, revision
+        # Outside of the handler, whose error would be its context and may quote the payload.
+        raise StateDecodeError(agent_id, session_id, reason)
 
     def _decode(self, document: bytes, lines: bytes, *, has_revision: bool) -> S:
         if self._strict and has_revision:

@@ -19,6 +19,7 @@ _NOT_ENOUGH: Final = object()
 _ASKING: Final = pack(("ASKING",))
 MAX_BATCH: Final = 1024  # operations in flight on one connection; more would only wait in the server
 MAX_BATCH_BYTES: Final = 1024 * 1024  # in one write
+_SLICE: Final = 16 * 1024  # bytes parsed at once: hiredis moves the rest of them for every large reply that it returns
 BULK: Final = 64 * 1024  # bytes: what is larger travels apart, so that the small do not wait for it
 
 
@@ -35,6 +36,7 @@ class Lane(asyncio.Protocol):
         inflight: what was sent and not answered, oldest first.
         unconfirmed: writes that were answered but not yet confirmed by the replicas, with their results.
         loaded: the scripts that this connection has sent by text, so that the server knows their hash.
+        left: replies still to come of the oldest operation in flight; 0 if none of them has come.
         partial: bytes received of a reply that is not complete.
         progress: when the server last sent something, or when it was given work after it had none.
         skipped: the server closes the connection, and has executed nothing of what is in flight.
@@ -46,6 +48,7 @@ class Lane(asyncio.Protocol):
         self.inflight: deque[Operation] = deque()
         self._unconfirmed: list[tuple[Operation, Any]] = []
         self._loaded: set[str] = set()
+        self._left = 0
         self._partial = 0
         self._progress = 0.0
         self._skipped = False
@@ -96,7 +99,6 @@ class Lane(asyncio.Protocol):
             if len(payload) > BULK and parts:  # alone, so that a refusal of its size is its own
                 queue.appendleft(op)
                 break
-            op.left = op.replies
             if op.asking or op.script is not None:
                 self._introduce(op, parts)
             parts.append(payload)
@@ -119,7 +121,6 @@ class Lane(asyncio.Protocol):
     def _introduce(self, op: Operation, parts: list[bytes]) -> None:
         """What comes before the payload of an operation that is redirected or a script."""
         if op.asking:
-            op.left += 1
             parts.append(_ASKING)
         script = op.script
         if script is not None:
@@ -141,37 +142,21 @@ class Lane(asyncio.Protocol):
         """Ask for the replicas' confirmation of all writes before; its reply completes them."""
         milliseconds = int(self._limits.read_timeout * 500)
         wait = _Confirmation(pack(("WAIT", self._limits.replicas, milliseconds)), None)
-        wait.left = 1
         wait.deadline = self.inflight[-1].deadline
         self._transport.write(wait.payload)
         self.inflight.append(wait)
 
     def data_received(self, data: bytes) -> None:
         """Complete every operation whose last reply has come."""
-        gets, inflight, replicas = self._reader.gets, self.inflight, self._limits.replicas
         answered = 0
         try:
-            self._reader.feed(data)
-            while (reply := gets()) is not _NOT_ENOUGH:
-                kind = type(reply)  # pyright: ignore[reportUnknownVariableType]
-                if kind is hiredis.PushNotification:
-                    continue
-                op = inflight[0]
-                op.left -= 1
-                if kind is ReplyError:
-                    self._note(op, reply)
-                if op.left:
-                    continue
-                inflight.popleft()
-                answered += 1
-                if op.error is not None or replicas:
-                    answered -= self._complete(op, reply)
-                elif not op.future.done():
-                    op.future.set_result(reply)
+            for start in range(0, len(data), _SLICE):
+                self._reader.feed(data, start, min(_SLICE, len(data) - start))
+                answered += self._take_replies()
         except (hiredis.ProtocolError, IndexError):  # a reply nobody waits for: this is no Redis, or a broken one
             self.abort()
         self._progress = self._loop.time()
-        if self._retired and not inflight:
+        if self._retired and not self.inflight:
             self._transport.close()
         if answered:
             self._partial = 0
@@ -182,13 +167,37 @@ class Lane(asyncio.Protocol):
         else:
             self._partial += len(data)
 
-    def _note(self, op: Operation, error: ReplyError) -> None:
-        """Note the first error among an operation's replies."""
+    def _take_replies(self) -> int:
+        """Hand out the replies that are complete. Returns how many operations have left the wire with theirs."""
+        gets, inflight, replicas = self._reader.gets, self.inflight, self._limits.replicas
+        answered, left = 0, self._left
+        while (reply := gets()) is not _NOT_ENOUGH:
+            kind = type(reply)  # pyright: ignore[reportUnknownVariableType]
+            if kind is hiredis.PushNotification:
+                continue
+            if not left:
+                left = inflight[0].replies + inflight[0].asking
+            left -= 1
+            if kind is ReplyError and self._note(inflight[0], reply):
+                left = 0
+            if left:
+                continue
+            op = inflight.popleft()
+            answered += 1
+            if op.error is not None or replicas:
+                answered -= self._complete(op, reply)
+            elif not op.future.done():
+                op.future.set_result(reply)
+        self._left = left
+        return answered
+
+    def _note(self, op: Operation, error: ReplyError) -> bool:
+        """Note the first error among an operation's replies. Returns whether no other will follow."""
         if op.error is None:
             op.error = error
         if judge(error) is Verdict.DISCONNECTED:
             self._skipped = True
-            op.left = 0
+        return self._skipped
 
     def _complete(self, op: Operation, reply: Any) -> int:
         """Complete an operation that failed, or that replicas confirm. Returns 1 if it stays with the wire."""

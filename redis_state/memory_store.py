@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self
 from redis_state import revision as revisions
 from redis_state.clock import Clock, microseconds, milliseconds, moment
 from redis_state.codec import Codec, Format
-from redis_state.errors import StateDecodeError, StateNotFoundError, StoreClosedError, VersionConflictError
+from redis_state.errors import StateNotFoundError, StoreClosedError, VersionConflictError
 from redis_state.keys import check_id
 from redis_state.metrics import Metrics
 from redis_state.optimistic import update
@@ -124,7 +124,7 @@ class MemoryStateStore(Generic[S]):
                 raise StateNotFoundError(agent_id, session_id)
             if self._refresh_ttl and self._ttl is not None:
                 session.expires_at = _expiry(self._ttl)
-            state = self._decode(agent_id, session_id, session.value)
+            state = self._decode(agent_id, session_id, session)
         except BaseException as error:
             self._metrics.load.failed(started, error)
             raise
@@ -142,7 +142,7 @@ class MemoryStateStore(Generic[S]):
                 if session is not None:
                     if self._refresh_ttl and self._ttl is not None:
                         session.expires_at = _expiry(self._ttl)
-                    found[session_id] = self._decode(agent_id, session_id, session.value)
+                    found[session_id] = self._decode(agent_id, session_id, session)
         except BaseException as error:
             self._metrics.load.failed(started, error)
             raise
@@ -308,15 +308,10 @@ class MemoryStateStore(Generic[S]):
             ((s.score, key) for key, s in sessions.items()), key=lambda e: (e[0], e[1].encode()), reverse=True
         )
 
-    def _decode(self, agent_id: str, session_id: str, value: bytes) -> S:
-        try:
-            state, revision = self._codec.decode(value)
-        except ValueError as error:
-            reason = str(error)
-        else:
-            self._types.adopt(state, revision)
-            return state
-        raise StateDecodeError(agent_id, session_id, reason)
+    def _decode(self, agent_id: str, session_id: str, session: _Session) -> S:
+        state, _ = self._codec.decode(session.value, agent_id, session_id)
+        self._types.adopt(state, session.revision)
+        return state
 
 
 def _expiry(milliseconds_left: int | None) -> float:

@@ -47,7 +47,6 @@ class Operation(msgspec.Struct, eq=False):
     Of one journey, kept by the wire:
         future: The result.
         deadline: When it must end, by the loop's clock.
-        left: Replies to come.
         error: The first error among its replies.
         sent: A connection was lost with it in flight, or its time ran out there: it may have happened.
         expired: Its time ran out in flight.
@@ -66,7 +65,6 @@ class Operation(msgspec.Struct, eq=False):
 
     future: Any = None  # asyncio.Future[Any], from the moment the wire has it
     deadline: float = 0.0
-    left: int = 0
     error: ReplyError | None = None
     sent: bool = False
     expired: bool = False

@@ -27,7 +27,6 @@ from redis_state.metrics import Metrics
 from redis_state.operation import Operation, Replay, command, pack
 from redis_state.optimistic import update
 from redis_state.options import StoreOptions, check_options
-from redis_state.revision import UNKNOWN, Revision
 from redis_state.state import AgentState, S, SessionInfo, Stamp, StateType, T
 from redis_state.sweeper import Sweeper
 from redis_state.writes import Append, Save
@@ -204,7 +203,8 @@ class RedisStateStore(Generic[S]):
             value = await self._link.execute(op)
             if value is None:
                 raise StateNotFoundError(agent_id, session_id)
-            state, revision = self._decode(agent_id, session_id, value)
+            state, revision = self._codec.decode(value, agent_id, session_id)
+            self._types.adopt(state, revision)
         except BaseException as error:
             self._metrics.load.failed(started, error)
             raise
@@ -235,11 +235,11 @@ class RedisStateStore(Generic[S]):
                     reads.append(self._link.submit(command(partition.slot, "MGET", *keys[start : start + _MGET])))
             replies = await asyncio.gather(*reads)
             values = replies if refresh is not None else [value for reply in replies for value in reply]
-            found = {
-                session_id: self._decode(agent_id, session_id, value)[0]
-                for session_id, value in zip(order, values, strict=True)
-                if value is not None
-            }
+            found: dict[str, S] = {}
+            for session_id, value in zip(order, values, strict=True):
+                if value is not None:
+                    found[session_id], revision = self._codec.decode(value, agent_id, session_id)
+                    self._types.adopt(found[session_id], revision)
         except BaseException as error:
             self._metrics.load.failed(started, error)
             raise
@@ -398,22 +398,11 @@ class RedisStateStore(Generic[S]):
         """Close."""
         await self.aclose()
 
-    def _decode(self, agent_id: str, session_id: str, value: bytes) -> tuple[S, Revision]:
-        try:
-            state, revision = self._codec.decode(value)
-        except ValueError as error:
-            reason = str(error)
-        else:
-            if revision is not UNKNOWN:
-                self._types.adopt(state, revision)
-            return state, revision
-        raise StateDecodeError(agent_id, session_id, reason)
-
     def _score_of(self, value: bytes) -> float:
         try:
-            state: Any = self._codec.decode(value)[0]
+            state: Any = self._codec.decode(value, "", "")[0]
             return float(microseconds(state.updated_at)) if self._types.has_updated_at else 0.0
-        except (ValueError, TypeError, AttributeError):
+        except (StateDecodeError, ValueError, TypeError, AttributeError):
             return 0.0
 
 

@@ -176,6 +176,8 @@ class StateType(Generic[S]):
 
     def adopt(self, state: Any, revision: Revision) -> None:
         """Give a loaded object the version under which it is stored, and note the write that it stems from."""
+        if revision is UNKNOWN:
+            return
         if self.has_version:
             state.version = revision.version
         if self.has_room:

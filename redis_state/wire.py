@@ -116,15 +116,16 @@ class Wire:
         """
         loop = asyncio.get_running_loop()
         traffic = self.traffic
-        if loop is not self._loop or self._process != _process or traffic.closed:
+        if loop is not self._loop or traffic.closed:  # a fork's child has another loop
             self._check_usable(loop)
         op.future = future = loop.create_future()
-        op.deadline = loop.time() + self._budget if deadline is None else deadline
+        op.deadline = deadline or loop.time() + self._budget
         traffic.pending += 1
         if traffic.pending >= MAX_PENDING:
             traffic.clear = False
-        if self._only is not None and len(op.payload) <= BULK:
-            self._only.push(op)
+        only = self._only
+        if only is not None and len(op.payload) <= BULK:
+            only.push(op)
         else:
             self._route(op)
         return future

@@ -62,11 +62,11 @@ class Save(Operation, kw_only=True):
             options, count = options + b"$3\r\nGET\r\n", count + 1
         key, index = self.key, self.partition.index
         body, end = Codec.sealed(self.document, self.revision)
-        score, member = b"%d" % self.score, self.session_id.encode()
+        score, member = str(self.score).encode(), self.session_id.encode()
+        size = len(body) + len(end)
         self.payload = _BLOCK % (
-            *(count, len(key), key, len(body) + len(end), body, end, options),
-            *(len(index), index, len(score), score, len(member), member),
-        )
+            count, len(key), key, size, body, end, options, len(index), index, len(score), score, len(member), member,
+        )  # fmt: skip
         self.replies = 4
 
     def become_script(self) -> None:

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from redis_state import AgentState, MemoryStateStore, Message, StateEncodeError, revision
+from redis_state import AgentState, MemoryStateStore, Message, StateDecodeError, StateEncodeError, revision
 from redis_state.codec import Codec, Format
 from redis_state.state import StateType
 
@@ -42,7 +42,7 @@ def attempt(state: AgentState, format: Format) -> tuple[bytes, StateEncodeError 
 
 def loaded(value: bytes) -> AgentState:
     """What either format's store loads from them."""
-    states = [codec.decode(value)[0] for codec in CODECS.values()]
+    states = [codec.decode(value, "a", "s")[0] for codec in CODECS.values()]
     assert states[0] == states[1]
     return states[0]
 
@@ -326,16 +326,15 @@ MSGPACK_HEAD: Final = b"\x84\xa8agent_id\xa1a\xaasession_id\xa1s\xa7context\x81\
 MSGPACK_TAIL: Final = b"\xa4_rev\xd9\x081-AAAAAA"
 
 
-def only_value_errors(value: bytes) -> None:
-    """Decode bytes in every way; nothing but a ValueError may come of it, which quotes nothing of them."""
+def only_decode_errors(value: bytes) -> None:
+    """Decode bytes in every way; nothing but a StateDecodeError may come of it, which quotes nothing of them."""
     for codec in HOSTILE_CODECS.values():
-        error: ValueError | None = None
+        error: StateDecodeError | None = None
         try:
-            codec.decode(value)
-        except ValueError as refusal:
+            codec.decode(value, "a", "s")
+        except StateDecodeError as refusal:
             error = refusal
         if error is not None:
-            assert type(error) is ValueError
             assert error.__cause__ is None
             assert error.__context__ is None
 
@@ -353,7 +352,7 @@ class TestHostileBytes:
             MSGPACK_HEAD + value + MSGPACK_TAIL,
             value + MSGPACK_TAIL,
         ):
-            only_value_errors(hostile)
+            only_decode_errors(hostile)
 
     @settings(max_examples=300)
     @given(st.sampled_from([JSON_VALUE, MSGPACK_VALUE]), st.data())
@@ -361,7 +360,7 @@ class TestHostileBytes:
         """A few bytes replaced, inserted or cut out."""
         start = data.draw(st.integers(0, len(value)))
         end = data.draw(st.integers(start, min(len(value), start + 8)))
-        only_value_errors(value[:start] + data.draw(st.binary(max_size=8)) + value[end:])
+        only_decode_errors(value[:start] + data.draw(st.binary(max_size=8)) + value[end:])
 
     @given(st.text(string.digits + '-_,@"{} \n\\', max_size=40), st.sampled_from([JSON_VALUE, MSGPACK_VALUE]))
     def test_any_end_of_a_value(self, end: str, value: bytes) -> None:
@@ -372,7 +371,7 @@ class TestHostileBytes:
             value[:start] + b'_rev":"' + end.encode() + b'"}',
             value + b'\n{"messages":[],"updated_at":"2026-01-01T00:00:00Z","_rev":"2-' + end.encode() + b'"}',
         ):
-            only_value_errors(hostile)
+            only_decode_errors(hostile)
 
     @pytest.mark.parametrize(
         "value",
@@ -407,7 +406,7 @@ class TestHostileBytes:
     )
     def test_bytes_that_are_hostile_on_purpose(self, value: bytes) -> None:
         """What a decoder might raise other errors for."""
-        only_value_errors(value)
+        only_decode_errors(value)
 
     def test_the_reason_quotes_nothing(self) -> None:
         """A ValueError tells where and why, never what."""
@@ -419,8 +418,8 @@ class TestHostileBytes:
             b'{"agent_id":"a","session_id":"s","messages":[{"role":"%b"}]}' % secret.encode(),
             secret.encode(),
         ):
-            with pytest.raises(ValueError, match=r"\S") as caught:
-                CODECS["json"].decode(value)
+            with pytest.raises(StateDecodeError) as caught:
+                CODECS["json"].decode(value, "a", "s")
             assert secret not in str(caught.value)
 
 

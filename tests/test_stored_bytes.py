@@ -137,7 +137,7 @@ class TestDocuments:
     ) -> None:
         """By a store of either format."""
         value = appended(document(format, base), *lines)
-        state, revision = Codec(StateType(AgentState), reader).decode(value)
+        state, revision = Codec(StateType(AgentState), reader).decode(value, "a", "s")
         assert str(revision).startswith(f"{version}-{(lines or [base])[-1].partition('-')[2][:6]}")
         expected = plain(STATE)
         expected["messages"] += [plain(MORE)] * len(lines)  # pyright: ignore[reportArgumentType]

@@ -32,6 +32,7 @@ class Channel:
         essential: whether to wait for a connection while others have all of the client's pool.
         dialing: the task that opens another, if one does.
         flushing: whether a flush will run in this turn of the loop.
+        due: when what is called in this turn must end, by the loop's clock: one reading for all of it.
         closed: whether nothing may be opened any more.
     """
 
@@ -44,6 +45,7 @@ class Channel:
         self.essential = essential
         self._dialing: asyncio.Task[None] | None = None
         self._flushing = False
+        self._due = 0.0
         self._closed = False
         self._timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
@@ -57,6 +59,10 @@ class Channel:
     def push(self, op: Operation) -> None:
         """Take an operation. A lone one goes straight out, others at the end of this turn of the loop."""
         self.queue.append(op)
+        if not op.deadline:
+            if not self._due:
+                self._due = self._loop.time() + self.wire.limits.budget
+            op.deadline = self._due
         if self._flushing:
             return
         if self.lanes and not self.lanes[0].inflight:
@@ -74,6 +80,7 @@ class Channel:
     def flush(self) -> None:
         """Send what is queued, as far as connections take it; open another where they do not."""
         self._flushing = False
+        self._due = 0.0
         while self.queue:
             lane = self._choose()
             if lane is None:

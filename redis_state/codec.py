@@ -19,14 +19,14 @@ import msgspec
 from redis_state import revision as revisions
 from redis_state.errors import StateDecodeError, StateEncodeError
 from redis_state.faithful import compile_check
-from redis_state.revision import UNKNOWN, Revision
+from redis_state.revision import UNKNOWN, Origin, Revision
 from redis_state.state import S, StateType
 
 Format = Literal["json", "msgpack"]
 _Encoder = msgspec.json.Encoder | msgspec.msgpack.Encoder
 
 _UNENCODABLE: Final = (TypeError, ValueError, OverflowError, RecursionError, AttributeError, msgspec.MsgspecError)
-_UNDECODABLE: Final = (*_UNENCODABLE, UnicodeDecodeError, IndexError)  # the last one for no bytes at all
+_UNDECODABLE: Final = (*_UNENCODABLE, UnicodeDecodeError)
 _SHOWN: Final = 40  # letters of a key in a path
 _MAX_PATH: Final = 32
 _BRACE: Final = ord("{")  # what a document in JSON begins with
@@ -113,7 +113,7 @@ class Codec(Generic[S]):
             refusal = _difference(messages, loaded, "$.messages")
         raise refusal  # outside of the handler, whose error would be its context and may quote the payload
 
-    def decode(self, value: bytes, agent_id: str, session_id: str) -> tuple[S, Revision]:
+    def decode(self, value: bytes, agent_id: str, session_id: str) -> tuple[S, Origin]:
         """The state under a key, appended messages in their place, and its revision, `UNKNOWN` where there is none.
 
         Args:
@@ -124,16 +124,17 @@ class Codec(Generic[S]):
         Raises:
             StateDecodeError: These bytes are no state of the type. The text says why and holds nothing of them.
         """
-        revision, end = revisions.read(value)
+        origin: Origin = revisions.unread(value)
         try:
-            if end == len(value) and value[0] == _BRACE and not self._strict:
+            if origin and value[0] == _BRACE and not self._strict:
                 state = self._from_json.decode(value)
             else:
-                state = self._decode(value[:end], value[end:], has_revision=revision is not UNKNOWN)
+                origin, end = revisions.read(value)
+                state = self._decode(value[:end], value[end:], has_revision=origin is not UNKNOWN)
         except _UNDECODABLE as error:
             reason = _reason(error)
         else:
-            return state, revision
+            return state, origin
         # Outside of the handler, whose error would be its context and may quote the payload.
         raise StateDecodeError(agent_id, session_id, reason)
 

@@ -149,7 +149,7 @@ async def operations(store: SessionStore[AgentState]) -> None:
 async def stored(url: str, config: RedisConfig | None, keys: Keys) -> None:
     """What stands in Redis, read by a plain client."""
     say("", "What stands in Redis")
-    states = [keys.session(*session).state(session[1]).decode() for session in (ORDER, REFUND, STUDY)]
+    states = [keys.session(*session).key.decode() for session in (ORDER, REFUND, STUDY)]
     indexes = [keys.agent(agent_id)[0].index.decode() for agent_id in AGENTS]
     if config is None:
         say("   Nothing: this ran in memory.")

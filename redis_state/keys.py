@@ -18,9 +18,11 @@ from urllib.parse import unquote
 from redis.crc import key_slot
 
 from redis_state.errors import InvalidIdError
+from redis_state.revision import UNKNOWN, Origin
 
 MAX_ID_BYTES: Final = 512
 _CACHED_AGENTS: Final = 4096
+_CACHED_SESSIONS: Final = 4096
 # All that means something in a key, in a glob pattern or on a terminal; everything else stays readable.
 _SPECIAL: Final = re.compile(r"[\x00-\x20%:{}*?\[\]\\^\x7f]")
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_.@+=/-]{1,512}").fullmatch
@@ -55,6 +57,11 @@ def check_id(value: object, name: str) -> str:
     return value
 
 
+def bulk(text: bytes) -> bytes:
+    """A string as the Redis protocol has it."""
+    return b"$%d\r\n%b\r\n" % (len(text), text)
+
+
 def escape(value: str) -> str:
     """The id as it stands in a key."""
     return value if _PLAIN(value) else _SPECIAL.sub(_percent, value)
@@ -66,16 +73,18 @@ class Partition:
     Attributes:
         agent_id: The agent.
         index: The key of the index.
+        sent_index: That key as it is sent.
         slot: The hash slot of all its keys.
         checked: Whether the index was seen to be one, or not to be there.
     """
 
-    __slots__ = ("_state_prefix", "agent_id", "checked", "index", "slot")
+    __slots__ = ("_state_prefix", "agent_id", "checked", "index", "sent_index", "slot")
 
     def __init__(self, prefix: str, agent_id: str, tag: str) -> None:
         self.agent_id = agent_id
         self.checked = False
         self.index = f"{prefix}sessions:{{{tag}}}".encode()
+        self.sent_index = bulk(self.index)
         self._state_prefix = f"{prefix}{{{tag}}}:"
         self.slot = key_slot(self.index)
 
@@ -88,6 +97,29 @@ class Partition:
         if type(session_id) is not str or not _PLAIN(session_id):
             session_id = escape(check_id(session_id, "session_id"))
         return (self._state_prefix + session_id).encode()
+
+
+class Session:
+    """One session in use.
+
+    Attributes:
+        partition: The keys of its agent, or of a part of them.
+        session_id: Its id.
+        key: The key of its state.
+        sent_key: That key as it is sent.
+        sent_member: The session's entry in the index as it is sent.
+        seen: The latest write that the store has seen of it.
+    """
+
+    __slots__ = ("key", "partition", "seen", "sent_key", "sent_member", "session_id")
+
+    def __init__(self, partition: Partition, session_id: str) -> None:
+        self.partition = partition
+        self.session_id = session_id
+        self.key = partition.state(session_id)
+        self.sent_key = bulk(self.key)
+        self.sent_member = bulk(session_id.encode())
+        self.seen: Origin = UNKNOWN
 
 
 class Keys:
@@ -109,6 +141,7 @@ class Keys:
         self.partitions = partitions
         self.layout = f"{prefix}partitions".encode()
         self._agents: dict[str, tuple[Partition, ...]] = {}
+        self._sessions: dict[tuple[str, str], Session] = {}
         literal = re.sub(r"([*?\[\]\\^])", r"\\\1", prefix)
         self.index_pattern = f"{literal}sessions:{{*}}".encode()
         self.state_pattern = f"{literal}{{*}}:*".encode()
@@ -132,7 +165,24 @@ class Keys:
         self._agents[agent_id] = parts
         return parts
 
-    def session(self, agent_id: str, session_id: str) -> Partition:
+    def session(self, agent_id: str, session_id: str) -> Session:
+        """A session, the same object as long as it is in use: of the latest few thousand.
+
+        Raises:
+            InvalidIdError: One of the ids is not one.
+        """
+        try:
+            session = self._sessions.get((agent_id, session_id))
+        except TypeError:  # of an id that is none
+            session = None
+        if session is None:
+            session = Session(self.partition(agent_id, session_id), session_id)
+            if len(self._sessions) >= _CACHED_SESSIONS:
+                self._sessions.clear()
+            self._sessions[agent_id, session_id] = session
+        return session
+
+    def partition(self, agent_id: str, session_id: str) -> Partition:
         """The partition that holds a session: the CRC-32 of its id, modulo the number of partitions.
 
         Raises:

@@ -18,13 +18,13 @@ from redis_state.clock import Clock, microseconds, milliseconds, moment
 from redis_state.codec import Codec
 from redis_state.config import RedisConfig, connect, parse_url
 from redis_state.connect import ClusterRouter, PlainRouter, Router
-from redis_state.errors import StateDecodeError, StateNotFoundError
+from redis_state.errors import ServerRefusedError, StateDecodeError, StateNotFoundError
 from redis_state.keys import Keys, Partition
 from redis_state.limits import Limits
 from redis_state.link import Link
 from redis_state.listing import Entry, Listing
 from redis_state.metrics import Metrics
-from redis_state.operation import Operation, Replay, command, pack
+from redis_state.operation import GET, Operation, Replay, command
 from redis_state.optimistic import update
 from redis_state.options import StoreOptions, check_options
 from redis_state.state import AgentState, S, SessionInfo, Stamp, StateType, T
@@ -78,7 +78,6 @@ class RedisStateStore(Generic[S]):
         self._sweeper = Sweeper(self._listing.sweep)
         self._clock = Clock()
         self._write_ids = revisions.write_ids()
-        self._seen = revisions.Seen()
 
     @classmethod
     def from_config(
@@ -149,15 +148,12 @@ class RedisStateStore(Generic[S]):
         """The write of a state as it is now."""
         now = self._clock()
         stamp = self._types.stamp(state, if_version, now)
-        session_id = state.session_id
-        partition = self._keys.session(state.agent_id, session_id)
+        session = self._keys.session(state.agent_id, state.session_id)
         write = Save(
             b"",
-            partition.slot,
+            session.partition.slot,
             replay=Replay.GUARDED,
-            partition=partition,
-            key=partition.state(session_id),
-            session_id=session_id,
+            session=session,
             document=stamp.encode(self._codec.encode),
             revision=revisions.make(stamp.version, next(self._write_ids), stamp.origin.ids),
             parent=stamp.origin.newest,
@@ -176,39 +172,42 @@ class RedisStateStore(Generic[S]):
         raise error
 
     async def _save(self, write: Save, stamp: Stamp, started: float) -> None:
+        session = write.session
         try:
-            reply = await self._link.write(write, write.partition)
-            if write.is_half(reply):
-                await self._link.execute(command(write.slot, "ZREM", write.partition.index, write.session_id))
-            revision = write.outcome(reply)
+            reply = await self._link.write(write, session.partition)
+            try:
+                revision = write.outcome(reply)
+            except ServerRefusedError:
+                if write.is_half(reply):
+                    await self._link.execute(command(write.slot, "ZREM", session.partition.index, session.session_id))
+                raise
         except BaseException as error:
             stamp.drop()
             self._metrics.save.failed(started, error)
             raise
         stamp.keep(revision)
-        self._seen.note(write.key, revision)
-        self._sweeper.saved(write.partition, write.ttl)
+        session.seen = revision
+        self._sweeper.saved(session.partition, write.ttl)
         self._metrics.save.done(started)
 
     async def load(self, agent_id: str, session_id: str) -> S:
         """See `StateStore.load`."""
         started = perf_counter()
         try:
-            partition = self._keys.session(agent_id, session_id)
-            key = partition.state(session_id)
+            session = self._keys.session(agent_id, session_id)
             if self._refresh_ttl and self._ttl is not None:
-                op = command(partition.slot, "GETEX", key, "PX", self._ttl)
+                op = command(session.partition.slot, "GETEX", session.key, "PX", self._ttl)
             else:
-                op = Operation(pack(("GET", key)), partition.slot)
+                op = Operation(GET + session.sent_key, session.partition.slot)
             value = await self._link.execute(op)
             if value is None:
                 raise StateNotFoundError(agent_id, session_id)
-            state, revision = self._codec.decode(value, agent_id, session_id)
-            self._types.adopt(state, revision)
+            state, origin = self._codec.decode(value, agent_id, session_id)
+            self._types.adopt(state, origin)
         except BaseException as error:
             self._metrics.load.failed(started, error)
             raise
-        self._seen.note(key, revision)
+        session.seen = origin
         self._metrics.load.done(started)
         return state
 
@@ -220,7 +219,7 @@ class RedisStateStore(Generic[S]):
             by_partition: dict[Partition, list[str]] = {}
             wanted = list(dict.fromkeys(session_ids))
             for session_id in wanted:
-                by_partition.setdefault(self._keys.session(agent_id, session_id), []).append(session_id)
+                by_partition.setdefault(self._keys.partition(agent_id, session_id), []).append(session_id)
             await self._link.ready()
             reads: list[asyncio.Future[Any]] = []
             order: list[str] = []
@@ -238,8 +237,8 @@ class RedisStateStore(Generic[S]):
             found: dict[str, S] = {}
             for session_id, value in zip(order, values, strict=True):
                 if value is not None:
-                    found[session_id], revision = self._codec.decode(value, agent_id, session_id)
-                    self._types.adopt(found[session_id], revision)
+                    found[session_id], origin = self._codec.decode(value, agent_id, session_id)
+                    self._types.adopt(found[session_id], origin)
         except BaseException as error:
             self._metrics.load.failed(started, error)
             raise
@@ -264,34 +263,30 @@ class RedisStateStore(Generic[S]):
     ) -> int:
         """See `SessionStore.append`."""
         self._types.require("messages", "append()")
-        partition = self._keys.session(agent_id, session_id)
+        session = self._keys.session(agent_id, session_id)
         now = self._clock()
         line = self._codec.encode_batch(list(messages), moment(now))
-        key = partition.state(session_id)
         write = Append(
             b"",
-            partition.slot,
+            session.partition.slot,
             replay=Replay.GUARDED,
-            partition=partition,
-            key=key,
-            session_id=session_id,
+            session=session,
             line=line,
             write_id=next(self._write_ids),
-            seen=self._seen.newest(key),
+            seen=revisions.parsed(session.seen).newest,
             score=now,
             ttl=self._ttl if ttl is None else milliseconds(ttl),
         )
         write.become_script()
-        revision = write.outcome(await self._link.write(write, partition))
-        self._seen.note(key, revision)
-        self._sweeper.saved(partition, write.ttl)
+        session.seen = revision = write.outcome(await self._link.write(write, session.partition))
+        self._sweeper.saved(session.partition, write.ttl)
         return revision.version
 
     async def delete(self, agent_id: str, session_id: str) -> bool:
         """See `StateStore.delete`."""
         started = perf_counter()
         try:
-            partition = self._keys.session(agent_id, session_id)
+            partition = self._keys.partition(agent_id, session_id)
             write = partial(self._link.write, partition=partition)
             keys, members = [partition.state(session_id)], [session_id.encode()]
             deleted, _ = await self._listing.delete(partition, keys, members, write)
@@ -347,7 +342,7 @@ class RedisStateStore(Generic[S]):
 
     async def exists(self, agent_id: str, session_id: str) -> bool:
         """See `SessionStore.exists`."""
-        partition = self._keys.session(agent_id, session_id)
+        partition = self._keys.partition(agent_id, session_id)
         return bool(await self._link.execute(command(partition.slot, "EXISTS", partition.state(session_id))))
 
     async def touch(self, agent_id: str, session_id: str, *, ttl: timedelta | None = None) -> bool:
@@ -355,7 +350,7 @@ class RedisStateStore(Generic[S]):
         left = self._ttl if ttl is None else milliseconds(ttl)
         if left is None:
             raise ValueError("touch() needs a ttl, here or on the store")
-        partition = self._keys.session(agent_id, session_id)
+        partition = self._keys.partition(agent_id, session_id)
         touched = await self._link.execute(command(partition.slot, "PEXPIRE", partition.state(session_id), left))
         if touched:
             self._sweeper.saved(partition, left)

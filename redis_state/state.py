@@ -11,7 +11,7 @@ from typing import Any, Final, Generic
 import msgspec
 
 from redis_state.clock import moment
-from redis_state.revision import UNKNOWN, Revision
+from redis_state.revision import UNKNOWN, Origin, Revision, parsed, starts_with
 
 if typing.TYPE_CHECKING:
     from typing_extensions import TypeVar
@@ -155,7 +155,7 @@ class StateType(Generic[S]):
         if state.__class__ is not self.cls:
             raise TypeError(f"this store keeps {self.cls.__name__} objects, not {type(state).__name__} objects")
         notes: dict[str, Any] = state.__dict__ if self.has_room else {}
-        origin: Revision = notes.get(_ORIGIN, UNKNOWN)
+        origin = parsed(notes.get(_ORIGIN, UNKNOWN))
         version: int = state.version if self.has_version else origin.version
         based_on = version if if_version is None else if_version
         if type(version) is not int or type(based_on) is not int:
@@ -174,14 +174,14 @@ class StateType(Generic[S]):
             stamp.time, stamp.time_before = moment(now), state.updated_at
         return stamp
 
-    def adopt(self, state: Any, revision: Revision) -> None:
+    def adopt(self, state: Any, origin: Origin) -> None:
         """Give a loaded object the version under which it is stored, and note the write that it stems from."""
-        if revision is UNKNOWN:
-            return
-        if self.has_version:
-            state.version = revision.version
+        if self.has_version and not (type(origin) is bytes and starts_with(origin, state.version)):
+            origin = parsed(origin)
+            if origin is not UNKNOWN:
+                state.version = origin.version
         if self.has_room:
-            state.__dict__[_ORIGIN] = revision
+            state.__dict__[_ORIGIN] = origin
 
 
 class Stamp(msgspec.Struct):

@@ -118,8 +118,10 @@ class Wire:
         traffic = self.traffic
         if loop is not self._loop or traffic.closed:  # a fork's child has another loop
             self._check_usable(loop)
-        op.future = future = loop.create_future()
-        op.deadline = deadline or loop.time() + self._budget
+        future: asyncio.Future[Any] = asyncio.Future(loop=loop)  # what create_future does, a call less
+        op.future = future
+        if deadline is not None:
+            op.deadline = deadline
         traffic.pending += 1
         if traffic.pending >= MAX_PENDING:
             traffic.clear = False
@@ -127,6 +129,7 @@ class Wire:
         if only is not None and len(op.payload) <= BULK:
             only.push(op)
         else:
+            op.deadline = op.deadline or loop.time() + self._budget
             self._route(op)
         return future
 

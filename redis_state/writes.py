@@ -7,7 +7,7 @@ from typing import Any, Final
 from redis_state import revision as revisions
 from redis_state.codec import Codec
 from redis_state.errors import OutcomeUnknownError, StateDecodeError, StateNotFoundError, VersionConflictError
-from redis_state.keys import Partition
+from redis_state.keys import Partition, Session, bulk
 from redis_state.operation import EXEC, MULTI, Operation, pack
 from redis_state.replies import ReplyError, refusal
 from redis_state.revision import Revision
@@ -17,8 +17,8 @@ from redis_state.scripts import APPEND, DELETE, SAVE
 # document on its way out, and takes half the time of packing the commands one by one.
 _BLOCK: Final = (
     b"*1\r\n$5\r\nMULTI\r\n"
-    b"*%d\r\n$3\r\nSET\r\n$%d\r\n%b\r\n$%d\r\n%b%b\r\n%b"
-    b"*4\r\n$4\r\nZADD\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n"
+    b"*%d\r\n$3\r\nSET\r\n%b$%d\r\n%b%b\r\n%b"
+    b"*4\r\n$4\r\nZADD\r\n%b$%d\r\n%b\r\n%b"
     b"*1\r\n$4\r\nEXEC\r\n"
 )
 
@@ -27,9 +27,7 @@ class Save(Operation, kw_only=True):
     """One save: a MULTI block, or a script where it has a condition.
 
     Attributes:
-        partition: The keys of the session's agent.
-        key: The key of the state.
-        session_id: The session.
+        session: The session.
         document: The state's bytes, without a revision.
         revision: What this write makes.
         parent: The id of the write that the object stems from; empty where it is not known.
@@ -38,9 +36,7 @@ class Save(Operation, kw_only=True):
         ttl: After how many milliseconds the state expires; None is never.
     """
 
-    partition: Partition
-    key: bytes
-    session_id: str
+    session: Session
     document: bytes
     revision: Revision
     parent: str
@@ -57,15 +53,15 @@ class Save(Operation, kw_only=True):
         """
         options, count = b"", 3
         if self.ttl is not None:
-            options, count = b"$2\r\nPX\r\n%b" % _bulk(b"%d" % self.ttl), 5
+            options, count = b"$2\r\nPX\r\n" + bulk(b"%d" % self.ttl), 5
         if fresh:
             options, count = options + b"$3\r\nGET\r\n", count + 1
-        key, index = self.key, self.partition.index
+        session = self.session
         body, end = Codec.sealed(self.document, self.revision)
-        score, member = str(self.score).encode(), self.session_id.encode()
-        size = len(body) + len(end)
+        score = str(self.score).encode()
         self.payload = _BLOCK % (
-            count, len(key), key, size, body, end, options, len(index), index, len(score), score, len(member), member,
+            count, session.sent_key, len(body) + len(end), body, end, options,
+            session.partition.sent_index, len(score), score, session.sent_member,
         )  # fmt: skip
         self.replies = 4
 
@@ -74,10 +70,10 @@ class Save(Operation, kw_only=True):
         revision = self.revision
         self.call(
             SAVE,
-            (self.key, self.partition.index),
+            (self.session.key, self.session.partition.index),
             (
                 *(Codec.unsealed(self.document), revision.version, revision.newest),
-                *("" if self.expected is None else self.expected, self.parent, self.score, self.session_id),
+                *("" if self.expected is None else self.expected, self.parent, self.score, self.session.session_id),
                 *("" if self.ttl is None else self.ttl, int(self.sent)),
             ),
         )
@@ -98,7 +94,7 @@ class Save(Operation, kw_only=True):
         if reply[0] == b"unknown":
             raise OutcomeUnknownError("the save was sent, its reply was lost, and others have written since")
         if reply[0] == b"foreign":
-            raise StateDecodeError(self.partition.agent_id, self.session_id, "it has no version to compare with")
+            raise _foreign(self.session, "it has no version to compare with")
         return revisions.parse(reply[1].decode()) if len(reply) > 1 else self.revision
 
 
@@ -106,9 +102,7 @@ class Append(Operation, kw_only=True):
     """One append: a script.
 
     Attributes:
-        partition: The keys of the session's agent.
-        key: The key of the state.
-        session_id: The session.
+        session: The session.
         line: The batch up to its revision.
         write_id: The id of this write.
         seen: The id of the latest write of the session that the store knows of; empty for none.
@@ -116,9 +110,7 @@ class Append(Operation, kw_only=True):
         ttl: After how many milliseconds the state expires; None leaves its expiry as it is.
     """
 
-    partition: Partition
-    key: bytes
-    session_id: str
+    session: Session
     line: bytes
     write_id: str
     seen: str
@@ -130,18 +122,18 @@ class Append(Operation, kw_only=True):
         ttl = "" if self.ttl is None else self.ttl
         self.call(
             APPEND,
-            (self.key, self.partition.index),
-            (self.line, self.write_id, self.seen, self.score, self.session_id, ttl, int(self.sent)),
+            (self.session.key, self.session.partition.index),
+            (self.line, self.write_id, self.seen, self.score, self.session.session_id, ttl, int(self.sent)),
         )
 
     def outcome(self, reply: list[Any]) -> Revision:
         """The session's version now, and this write."""
         if reply[0] == b"missing":
-            raise StateNotFoundError(self.partition.agent_id, self.session_id)
+            raise StateNotFoundError(self.session.partition.agent_id, self.session.session_id)
         if reply[0] == b"unknown":
             raise OutcomeUnknownError("the append was sent, its reply was lost, and others have written since")
         if reply[0] == b"foreign":
-            raise StateDecodeError(self.partition.agent_id, self.session_id, "it has no version to count up")
+            raise _foreign(self.session, "it has no version to count up")
         return revisions.make(int(reply[1]), self.write_id, looked=True)
 
 
@@ -177,5 +169,5 @@ class Delete(Operation, kw_only=True):
         return states, entries
 
 
-def _bulk(text: bytes) -> bytes:
-    return b"$%d\r\n%b\r\n" % (len(text), text)
+def _foreign(session: Session, reason: str) -> StateDecodeError:
+    return StateDecodeError(session.partition.agent_id, session.session_id, reason)

@@ -26,7 +26,7 @@ PARTITIONS: Final = st.sampled_from([1, 2, 7])
 
 
 def state_key(keys: Keys, agent_id: str, session_id: str) -> bytes:
-    return keys.session(agent_id, session_id).state(session_id)
+    return keys.partition(agent_id, session_id).state(session_id)
 
 
 def slot(key: bytes) -> int:
@@ -40,7 +40,7 @@ class TestNames:
     def test_plain_ids_stand_as_they_are(self) -> None:
         """So that a person finds them."""
         keys = Keys("forge:state:", 1)
-        part = keys.session("agent-1", "session-123")
+        part = keys.partition("agent-1", "session-123")
         assert part.state("session-123") == b"forge:state:{agent-1}:session-123"
         assert part.index == b"forge:state:sessions:{agent-1}"
         assert (
@@ -80,7 +80,7 @@ class TestNames:
     def test_a_state_is_in_the_slot_of_its_index(self, prefix: str, partitions: int, agent: str, session: str) -> None:
         """Whatever the ids hold; no id chooses another one."""
         keys = Keys(prefix, partitions)
-        part = keys.session(agent, session)
+        part = keys.partition(agent, session)
         assert part in keys.agent(agent)
         assert part.slot == slot(part.index) == slot(part.state(session))
 
@@ -116,7 +116,7 @@ class TestPatterns:
     ) -> None:
         """SCAN with the pattern of a partition finds its states, one with the pattern of indexes finds the indexes."""
         keys = Keys(f"pattern[{uuid.uuid4().hex}]*?:", partitions)
-        states = {state_key(keys, *pair): keys.session(*pair) for pair in pairs}
+        states = {state_key(keys, *pair): keys.partition(*pair) for pair in pairs}
         indexes = {part.index for part in states.values()}
         everything = [*states, *indexes, keys.layout]
         for key in everything:
@@ -147,7 +147,7 @@ class TestPatterns:
         if prefix == other:
             return
         pattern = re.compile(fnmatch.translate(re.sub(r"\\(.)", r"[\1]", Keys(prefix, 1).index_pattern.decode())))
-        stranger = Keys(other, 1).session(agent, session)
+        stranger = Keys(other, 1).partition(agent, session)
         if not stranger.index.startswith(f"{prefix}sessions:{{".encode()):
             assert not pattern.match(stranger.index.decode())
         assert not pattern.match(stranger.state(session).decode())
@@ -188,3 +188,21 @@ class TestRefusals:
         with pytest.raises(InvalidIdError) as caught:
             await store.save(AgentState(agent_id="a", session_id="x" * 1_000_000))
         assert str(caught.value) == "session_id has 1000000 bytes; at most 512 are allowed"
+
+
+class TestSessions:
+    def test_a_session_in_use_is_one_object_with_its_key(self) -> None:
+        """So what a store has seen of it is known to all of the store's operations."""
+        keys = Keys("p:", 4)
+        session = keys.session("a", "s")
+        assert session is keys.session("a", "s")
+        assert session is not keys.session("a", "t")
+        assert session.partition is keys.partition("a", "s")
+        assert session.key == session.partition.state("s")
+
+    def test_sessions_that_are_not_used_are_forgotten(self) -> None:
+        """Forgetting costs a certainty, and never makes one; what is remembered is bounded."""
+        keys = Keys("p:", 1)
+        for number in range(10_000):
+            keys.session("a", str(number))
+        assert len(keys._sessions) <= 4096  # pyright: ignore[reportPrivateUsage]

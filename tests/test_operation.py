@@ -41,7 +41,8 @@ def test_a_command_is_read_as_it_was_given(args: list[Argument]) -> None:
     assert (op.slot, op.replies, op.replay) == (7, 1, Replay.ALWAYS)
 
 
-PARTITION: Final = Keys("t:", 1).session("agent ü", "s")
+KEYS: Final = Keys("t:", 1)
+PARTITION: Final = KEYS.partition("agent ü", "s")
 SESSION_ID: Final = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
 
 
@@ -50,9 +51,7 @@ def a_save(session_id: str = "s", document: bytes = b'{"agent_id":"a"}', ttl: in
         b"",
         PARTITION.slot,
         replay=Replay.GUARDED,
-        partition=PARTITION,
-        key=PARTITION.state(session_id),
-        session_id=session_id,
+        session=KEYS.session(PARTITION.agent_id, session_id),
         document=document,
         revision=Revision(4, "CCCCCC.BBBBBB,"),
         parent="BBBBBB",

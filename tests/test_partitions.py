@@ -68,7 +68,7 @@ class TestSpread:
     def test_ten_thousand_ids_are_spread_evenly(self, redis_cluster: ClusterServers) -> None:
         """Each of 16 partitions gets its share within a fifth, and the partitions of an agent are on all nodes."""
         keys = Keys("forge:state:", 16)
-        partitions = Counter(keys.session("agent-1", f"session-{n}") for n in range(10_000))
+        partitions = Counter(keys.partition("agent-1", f"session-{n}") for n in range(10_000))
         nodes: Counter[str] = Counter()
         for partition, count in partitions.items():
             nodes[redis_cluster.node_for_slot(partition.slot).addr] += count
@@ -83,7 +83,9 @@ class TestSpread:
     )
     def test_the_hash_is_stable(self, session_id: str, partition: int) -> None:
         """The partition of an id is part of the stored format and never changes."""
-        assert Keys("p:", PARTITIONS).session("agent", session_id).index == f"p:sessions:{{agent:{partition}}}".encode()
+        assert (
+            Keys("p:", PARTITIONS).partition("agent", session_id).index == f"p:sessions:{{agent:{partition}}}".encode()
+        )
 
     async def test_a_session_and_its_index_share_the_slot_of_their_partition(
         self, redis_cluster: ClusterServers, store: Store, prefix: str

@@ -84,24 +84,6 @@ def test_what_was_never_written_has_no_newest_write() -> None:
     assert revision.parse("4-").newest == ""
 
 
-def test_a_store_knows_the_latest_write_it_saw_of_a_session() -> None:
-    """Of each session its own, and nothing of others."""
-    seen = revision.Seen()
-    seen.note(b"a", Revision(1, "AAAAAA."))
-    seen.note(b"b", Revision(1, "BBBBBB."))
-    seen.note(b"a", Revision(2, "CCCCCC,AAAAAA."))
-    assert (seen.newest(b"a"), seen.newest(b"b"), seen.newest(b"c")) == ("CCCCCC", "BBBBBB", "")
-
-
-def test_a_store_of_many_sessions_forgets_rather_than_grows() -> None:
-    """What it has seen is bounded; forgetting costs a certainty, and never makes one."""
-    seen = revision.Seen()
-    for number in range(100_000):
-        seen.note(b"%d" % number, Revision(1, "AAAAAA."))
-    assert len(seen._revisions) <= 4096  # pyright: ignore[reportPrivateUsage]
-    assert seen.newest(b"99999") == "AAAAAA"
-
-
 @st.composite
 def values(draw: st.DrawFn) -> tuple[bytes, str, int]:
     """A stored value, and its revision and length of document by construction."""
@@ -139,6 +121,11 @@ def test_both_sides_read_the_same(redis_server: RedisServer, written: tuple[byte
     redis_server.command("SET", key, value)
     try:
         assert revision.read(value) == (revision.parse(expected), base)
+        if unread := revision.unread(value):
+            assert revision.parsed(unread) == revision.parse(expected)
+            assert base == len(value)
+            assert revision.starts_with(unread, revision.parsed(unread).version)
+            assert not revision.starts_with(unread, revision.parsed(unread).version + 1)
         assert in_lua(redis_server, key) == (expected, base if base < len(value) else -1)
     finally:
         redis_server.command("DEL", key)
@@ -148,6 +135,7 @@ def test_both_sides_read_the_same(redis_server: RedisServer, written: tuple[byte
 def test_bytes_without_a_revision_have_none(value: bytes) -> None:
     """Any bytes can be read; what somebody else wrote is a document to its end."""
     assert revision.read(value) == (revision.UNKNOWN, len(value))
+    assert revision.parsed(revision.unread(value)) == revision.UNKNOWN
 
 
 @pytest.mark.parametrize(
@@ -168,6 +156,7 @@ def test_bytes_without_a_revision_have_none(value: bytes) -> None:
 def test_what_only_looks_like_a_revision_is_none(value: bytes) -> None:
     """A revision stands last in its document and is well formed, or there is none."""
     assert revision.read(value) == (revision.UNKNOWN, len(value))
+    assert revision.parsed(revision.unread(value)) == revision.UNKNOWN
 
 
 @settings(max_examples=15)

@@ -19,7 +19,7 @@ from stores import Stores, on_one_server, on_servers
 
 from redis_state import AgentState, Message, RedisStateStore, SessionStore
 from redis_state.codec import Codec, Format
-from redis_state.revision import parse
+from redis_state.revision import parse, parsed
 from redis_state.state import StateType
 
 if TYPE_CHECKING:
@@ -137,8 +137,8 @@ class TestDocuments:
     ) -> None:
         """By a store of either format."""
         value = appended(document(format, base), *lines)
-        state, revision = Codec(StateType(AgentState), reader).decode(value, "a", "s")
-        assert str(revision).startswith(f"{version}-{(lines or [base])[-1].partition('-')[2][:6]}")
+        state, origin = Codec(StateType(AgentState), reader).decode(value, "a", "s")
+        assert str(parsed(origin)).startswith(f"{version}-{(lines or [base])[-1].partition('-')[2][:6]}")
         expected = plain(STATE)
         expected["messages"] += [plain(MORE)] * len(lines)  # pyright: ignore[reportArgumentType]
         if lines:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from redis_state.connect import Connection
 
 _NOT_ENOUGH: Final = object()
+_PushNotification: Final = hiredis.PushNotification
 _ASKING: Final = pack(("ASKING",))
 MAX_BATCH: Final = 1024  # operations in flight on one connection; more would only wait in the server
 MAX_BATCH_BYTES: Final = 1024 * 1024  # in one write
@@ -172,13 +173,12 @@ class Lane(asyncio.Protocol):
         gets, inflight, replicas = self._reader.gets, self.inflight, self._limits.replicas
         answered, left = 0, self._left
         while (reply := gets()) is not _NOT_ENOUGH:
-            kind = type(reply)  # pyright: ignore[reportUnknownVariableType]
-            if kind is hiredis.PushNotification:
+            if type(reply) is _PushNotification:
                 continue
             if not left:
                 left = inflight[0].replies + inflight[0].asking
             left -= 1
-            if kind is ReplyError and self._note(inflight[0], reply):
+            if type(reply) is ReplyError and self._note(inflight[0], reply):
                 left = 0
             if left:
                 continue

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from redis.exceptions import MaxConnectionsError
 
 from redis_state.connect import Failure, describe, take_over
-from redis_state.lane import MAX_BATCH, Lane
+from redis_state.lane import BULK, MAX_BATCH, Lane
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -65,7 +65,7 @@ class Channel:
             op.deadline = self._due
         if self._flushing:
             return
-        if self.lanes and not self.lanes[0].inflight:
+        if self.lanes and not self.lanes[0].inflight and len(op.payload) <= BULK:  # writing much takes its time
             self.flush()
         else:
             self._flushing = True

@@ -26,7 +26,7 @@ Format = Literal["json", "msgpack"]
 _Encoder = msgspec.json.Encoder | msgspec.msgpack.Encoder
 
 _UNENCODABLE: Final = (TypeError, ValueError, OverflowError, RecursionError, AttributeError, msgspec.MsgspecError)
-_UNDECODABLE: Final = (*_UNENCODABLE, UnicodeDecodeError)
+UNDECODABLE: Final = (*_UNENCODABLE, UnicodeDecodeError)
 _SHOWN: Final = 40  # letters of a key in a path
 _MAX_PATH: Final = 32
 _BRACE: Final = ord("{")  # what a document in JSON begins with
@@ -131,7 +131,7 @@ class Codec(Generic[S]):
             else:
                 origin, end = revisions.read(value)
                 state = self._decode(value[:end], value[end:], has_revision=origin is not UNKNOWN)
-        except _UNDECODABLE as error:
+        except UNDECODABLE as error:
             reason = _reason(error)
         else:
             return state, origin
@@ -146,11 +146,11 @@ class Codec(Generic[S]):
         else:
             state = self._from_msgpack.decode(document)
         if lines:
-            self._extend(state, lines)
+            self.extend(state, lines)
         return state
 
-    def _extend(self, state: Any, lines: bytes) -> None:
-        """Add what was appended to a state."""
+    def extend(self, state: Any, lines: bytes) -> None:
+        """Add what was appended to a state: whole lines."""
         for batch in self._batches.decode_lines(lines):
             state.messages.extend(batch.messages)
             if self._stamps:

@@ -27,6 +27,7 @@ from redis_state.metrics import Metrics
 from redis_state.operation import GET, Operation, Replay, command
 from redis_state.optimistic import update
 from redis_state.options import StoreOptions, check_options
+from redis_state.pieces import LARGE, Pieces
 from redis_state.state import AgentState, S, SessionInfo, Stamp, StateType, T
 from redis_state.sweeper import Sweeper
 from redis_state.writes import Append, Save
@@ -67,6 +68,7 @@ class RedisStateStore(Generic[S]):
         check_options(options)
         self._types = StateType(state_type)
         self._codec = Codec(self._types, options.get("format", "json"))
+        self._pieces = Pieces(self._types, self._codec) if self._types.has_messages else None
         self._keys = Keys(key_prefix, options.get("partitions", 1))
         self._ttl = milliseconds(options.get("ttl"))
         self._refresh_ttl = options.get("refresh_ttl", False)
@@ -202,7 +204,10 @@ class RedisStateStore(Generic[S]):
             value = await self._link.execute(op)
             if value is None:
                 raise StateNotFoundError(agent_id, session_id)
-            state, origin = self._codec.decode(value, agent_id, session_id)
+            if len(value) > LARGE and self._pieces is not None:
+                state, origin = await self._pieces.decode(value, agent_id, session_id)
+            else:
+                state, origin = self._codec.decode(value, agent_id, session_id)
             self._types.adopt(state, origin)
         except BaseException as error:
             self._metrics.load.failed(started, error)
@@ -237,7 +242,10 @@ class RedisStateStore(Generic[S]):
             found: dict[str, S] = {}
             for session_id, value in zip(order, values, strict=True):
                 if value is not None:
-                    found[session_id], origin = self._codec.decode(value, agent_id, session_id)
+                    if len(value) > LARGE and self._pieces is not None:
+                        found[session_id], origin = await self._pieces.decode(value, agent_id, session_id)
+                    else:
+                        found[session_id], origin = self._codec.decode(value, agent_id, session_id)
                     self._types.adopt(found[session_id], origin)
         except BaseException as error:
             self._metrics.load.failed(started, error)

@@ -128,6 +128,7 @@ class StateType(Generic[S]):
         if "messages" in names and typing.get_origin(hints["messages"]) is not list:
             raise TypeError(f"{name}.messages must be annotated as a list")
         self.message_list: Any = hints.get("messages")
+        self.messages_key = names.get("messages", "")
         self.has_room = bool(state_type.__dictoffset__)
         self.has_version = "version" in names
         self.has_updated_at = "updated_at" in names

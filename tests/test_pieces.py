@@ -1,0 +1,121 @@
+"""Large values are decoded in pieces, with the same result."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import msgspec
+import pytest
+
+from redis_state import AgentState, Message, StateDecodeError
+from redis_state.codec import Codec
+from redis_state.pieces import Pieces
+from redis_state.revision import Revision, parsed
+from redis_state.state import StateType
+
+if TYPE_CHECKING:
+    from redis_state.codec import Format
+
+NOW: Final = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
+
+
+class Renamed(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
+    agent_id: str
+    session_id: str
+    some_text: str = ""
+    messages: list[Message] = []
+
+
+@dataclass
+class Plain:
+    agent_id: str
+    session_id: str
+    messages: list[str] = field(default_factory=list[str])
+
+
+def talk(count: int) -> list[Message]:
+    return [Message("user", f'"messages":[{i}],\\ ü\n' * 5, NOW, {"n": i}) for i in range(count)]
+
+
+STATES: Final[list[Any]] = [
+    pytest.param(AgentState(agent_id="a", session_id="s"), id="no messages"),
+    pytest.param(AgentState(agent_id="a", session_id="s", messages=talk(1)), id="one message"),
+    pytest.param(
+        AgentState(agent_id='"messages":[', session_id="s", messages=talk(3000), context={"messages": [1, 2]}),
+        id="many messages",
+    ),
+    pytest.param(AgentState(agent_id="a", session_id="s", context={"big": ["x" * 1000] * 500}), id="large context"),
+    pytest.param(Renamed("a", "s", "text", talk(2000)), id="renamed and strict"),
+    pytest.param(Plain("a", "s", ["x" * 100] * 5000), id="dataclass"),
+]
+
+
+async def in_pieces(state_type: Any, value: bytes) -> tuple[Any, Revision]:
+    types = StateType(state_type)
+    state, origin = await Pieces(types, Codec(types, "json")).decode(value, "a", "s")
+    return state, parsed(origin)
+
+
+@pytest.mark.parametrize("format", ["json", "msgpack"])
+@pytest.mark.parametrize("batches", [0, 1, 3000])
+@pytest.mark.parametrize("state", STATES)
+async def test_pieces_make_the_whole(state: Any, batches: int, format: Format) -> None:
+    """Whatever the type, its names and its size, with appended lines and without."""
+    cls: Any = state.__class__
+    types: StateType[Any] = StateType(cls)
+    codec = Codec(types, format)
+    value = document = b"".join(codec.sealed(codec.encode(state), Revision(1, "AAAAAA.")))
+    more: list[Any] = ["appended"] if isinstance(state, Plain) else [Message("tool", "appended", NOW)]
+    for number in range(batches):
+        value += b'\n%b%d-BBBBBB,@%d"}' % (codec.encode_batch(more, NOW), number + 2, len(document))
+    whole, origin = codec.decode(value, "a", "s")
+    assert await in_pieces(cls, value) == (whole, parsed(origin))
+
+
+async def test_the_loop_has_its_turn_between_pieces() -> None:
+    """Others run while a large value is decoded."""
+    types = StateType(AgentState)
+    codec = Codec(types, "json")
+    state = AgentState(agent_id="a", session_id="s", messages=talk(5000))
+    value = b"".join(codec.sealed(codec.encode(state), Revision(1, "AAAAAA.")))
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    task = asyncio.ensure_future(other())
+    await Pieces(types, codec).decode(value, "a", "s")
+    task.cancel()
+    assert turns >= len(value) // (64 * 1024)
+
+
+@pytest.mark.parametrize("damage", ["cut", "type", "line", "spaces"])
+async def test_what_is_wrong_is_said_as_of_a_small_value(damage: Literal["cut", "type", "line", "spaces"]) -> None:
+    """The same error, or, of a document that somebody formatted, the same state."""
+    types = StateType(AgentState)
+    codec = Codec(types, "json")
+    state = AgentState(agent_id="a", session_id="s", messages=talk(2000))
+    value = b"".join(codec.sealed(codec.encode(state), Revision(1, "AAAAAA.")))
+    match damage:
+        case "cut":
+            value = value[:-100]
+        case "type":
+            value = value.replace(b'"n":1999', b'"n":1999},"role":{"x":1')
+        case "line":
+            value += b'\n{"messages":[1],"_rev":"2-BBBBBB,@%d"}' % len(value)
+        case "spaces":
+            value = value.replace(b'},{"role"', b'} , {"role"')
+            assert await in_pieces(AgentState, value) == (state, Revision(1, "AAAAAA."))
+            return
+    with pytest.raises(StateDecodeError) as expected:
+        codec.decode(value, "a", "s")
+    with pytest.raises(StateDecodeError) as raised:
+        await in_pieces(AgentState, value)
+    assert str(raised.value) == str(expected.value)
+    assert raised.value.__context__ is None

@@ -162,6 +162,7 @@ class RedisStateStore(Generic[S]):
             expected=if_version,
             score=now,
             ttl=self._ttl if ttl is None else milliseconds(ttl),
+            seen=session.seen,
         )
         if if_version is None:
             write.become_block(fresh=stamp.version_before == 0)
@@ -281,7 +282,6 @@ class RedisStateStore(Generic[S]):
             session=session,
             line=line,
             write_id=next(self._write_ids),
-            seen=revisions.parsed(session.seen).newest,
             score=now,
             ttl=self._ttl if ttl is None else milliseconds(ttl),
         )

@@ -258,8 +258,10 @@ class Wire:
         self._delayed.discard(op)
         if op.future.done():
             self.settled(1)
-        else:
-            self._route(op)
+            return
+        if op.script is not None and not op.sent:
+            op.become_script()  # the store may have seen more by now, which makes a replay surer
+        self._route(op)
 
     def refused(self, channel: Channel, lane: Lane, op: Operation) -> int:
         """Deal with an error reply: the operation was not executed. Returns 1 if it is tried again."""

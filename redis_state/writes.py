@@ -10,7 +10,7 @@ from redis_state.errors import OutcomeUnknownError, StateDecodeError, StateNotFo
 from redis_state.keys import Partition, Session, bulk
 from redis_state.operation import EXEC, MULTI, Operation, pack
 from redis_state.replies import ReplyError, refusal
-from redis_state.revision import Revision
+from redis_state.revision import Origin, Revision
 from redis_state.scripts import APPEND, DELETE, SAVE
 
 # MULTI, SET key document [options], ZADD index score member, EXEC. Formatted at once: that is the only copy of a
@@ -34,6 +34,7 @@ class Save(Operation, kw_only=True):
         expected: The version that must be stored (0: nothing is); None: any.
         score: When, in microseconds since 1970.
         ttl: After how many milliseconds the state expires; None is never.
+        seen: The latest write of the session that the store knew of before it sent this one.
     """
 
     session: Session
@@ -43,6 +44,7 @@ class Save(Operation, kw_only=True):
     expected: int | None
     score: int
     ttl: int | None
+    seen: Origin
 
     def become_block(self, *, fresh: bool) -> None:
         """Save whatever is stored.
@@ -68,13 +70,16 @@ class Save(Operation, kw_only=True):
     def become_script(self) -> None:
         """Save if what is stored is what is expected, once however often this is sent."""
         revision = self.revision
+        if not self.sent:
+            self.seen = self.session.seen
+        seen = revisions.parsed(self.seen).newest
         self.call(
             SAVE,
             (self.session.key, self.session.partition.index),
             (
                 *(Codec.unsealed(self.document), revision.version, revision.newest),
                 *("" if self.expected is None else self.expected, self.parent, self.score, self.session.session_id),
-                *("" if self.ttl is None else self.ttl, int(self.sent)),
+                *("" if self.ttl is None else self.ttl, seen, int(self.sent)),
             ),
         )
 
@@ -105,20 +110,22 @@ class Append(Operation, kw_only=True):
         session: The session.
         line: The batch up to its revision.
         write_id: The id of this write.
-        seen: The id of the latest write of the session that the store knows of; empty for none.
         score: When, in microseconds since 1970.
         ttl: After how many milliseconds the state expires; None leaves its expiry as it is.
+        seen: The id of the latest write of the session that the store knew of before it sent this one.
     """
 
     session: Session
     line: bytes
     write_id: str
-    seen: str
     score: int
     ttl: int | None
+    seen: str = ""
 
     def become_script(self) -> None:
         """Append once, however often this is sent."""
+        if not self.sent:
+            self.seen = revisions.parsed(self.session.seen).newest
         ttl = "" if self.ttl is None else self.ttl
         self.call(
             APPEND,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from redis_state.keys import Keys
 from redis_state.operation import Argument, Operation, Replay, command, pack
-from redis_state.revision import Revision
+from redis_state.revision import UNKNOWN, Revision
 from redis_state.scripts import APPEND, DELETE, REPAIR, SAVE, Script
 from redis_state.writes import Delete, Save
 
@@ -58,6 +58,7 @@ def a_save(session_id: str = "s", document: bytes = b'{"agent_id":"a"}', ttl: in
         expected=None,
         score=1_234_567_890_123_456,
         ttl=ttl,
+        seen=UNKNOWN,
     )
 
 
@@ -117,8 +118,8 @@ def test_a_save_that_becomes_a_script_keeps_its_journey_and_says_whether_it_was_
     for sent in (False, True):
         op.sent = sent
         op.become_script()
-        assert (op.replies, op.script, op.arguments) == (1, SAVE, 12)
-        ((_, *arguments),) = parsed(b"*13\r\n$1\r\nX\r\n" + op.payload)
+        assert (op.replies, op.script, op.arguments) == (1, SAVE, 13)
+        ((_, *arguments),) = parsed(b"*14\r\n$1\r\nX\r\n" + op.payload)
         assert arguments[-1] == b"%d" % sent
         assert (op.deadline, op.attempts, op.sent, op.slot, op.replay) == (5.0, 3, sent, PARTITION.slot, Replay.GUARDED)
 

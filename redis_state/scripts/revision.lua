@@ -1,6 +1,6 @@
 -- What stands at the end of a value: its version, the ids of its latest writes, the length of its document.
 -- See revision.py, which writes and reads the same.
-local TAIL, HISTORY = 192, 16
+local TAIL, HISTORY, LINES = 192, 16, 1000
 
 -- The ids in a revision, the newest first. Each has `id`, and `blind` if that write did not look what it replaced.
 local function entries(text, into)
@@ -33,14 +33,17 @@ local function revision(key)
   return tonumber(version), entries(ids, {}), tonumber(base)
 end
 
--- The entries of a value with batches: each batch holds one, and the document the older ones.
+-- The entries of a value with batches, without a gap: each batch holds one, and the document the older ones.
 local function history(key, base)
   local lines, list = {}, {}
   for line in redis.call('GETRANGE', key, base, -1):gmatch('"_rev":"%d+%-([%w_,.-]+)@%d+"}%f[\n%z]') do
     lines[#lines + 1] = line
   end
-  for i = #lines, math.max(1, #lines - HISTORY + 1), -1 do
+  for i = #lines, math.max(1, #lines - LINES + 1), -1 do
     entries(lines[i], list)
+  end
+  if #lines > LINES then
+    return list
   end
   local document = redis.call('GETRANGE', key, math.max(0, base - TAIL), base - 1)
   local older = document:match('"_rev"%s*:%s*"%d+%-([%w_,.-]*)"%s*}%s*$') or document:match('\164_rev\217.%d+%-([%w_,.-]*)$')

@@ -5,14 +5,23 @@
 --       expected: the version that must be stored, or '' for any
 --       parent: the id of the write that the state stems from, or '' if that is not known
 --       score, member: the place in the index      ttl: milliseconds, or ''
+--       seen: the id of the latest write that the sender knew of before, or ''
 --       replay: '1' if this write may have happened already
 -- Returns {'saved', revision} | {'conflict', stored version} | {'unknown', stored version} | {'foreign'}
 local body, version, id, expected, parent = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local score, member, ttl, replay = ARGV[6], ARGV[7], ARGV[8], ARGV[9] == '1'
+local score, member, ttl, seen, replay = ARGV[6], ARGV[7], ARGV[8], ARGV[9], ARGV[10] == '1'
 
--- Whether it is certain that a conditional write never happened: all writes since the expected version are known, each of
--- them looked at what it replaced, and the first of them replaced what this one wanted to replace.
+-- Whether it is certain that a conditional write never happened: all writes are known since the sender last saw one before
+-- it sent this, or since the expected version; each of them looked at what it replaced, and the first of them replaced
+-- what the sender saw, or what this write wanted to replace.
 local function never_happened(stored, list, wanted)
+  for _, entry in ipairs(list) do
+    if entry.id == seen then
+      return true
+    elseif entry.blind then
+      break
+    end
+  end
   local since = stored - wanted
   if since < 1 or since >= #list then
     return since >= 1 and since == #list and wanted == 0 and complete(list, stored)
@@ -26,14 +35,17 @@ local function never_happened(stored, list, wanted)
   return replaced.id == parent or (parent == '' and not replaced.blind)
 end
 
--- Whether a plain write may be repeated: it never happened, or whatever replaced it did so without looking.
+-- Whether a plain write may be repeated: it never happened, or whatever replaced it did so without looking, and nothing
+-- that is stored builds on it. The entries must reach back to before it was sent, or to where their own history begins.
 local function repeatable(stored, list)
+  local blind = false
   for _, entry in ipairs(list) do
-    if entry.blind or entry.id == parent then
+    if entry.id == parent or entry.id == seen then
       return true
     end
+    blind = blind or entry.blind
   end
-  return stored == 0 or #list == 0 or complete(list, stored)
+  return stored == 0 or #list == 0 or complete(list, stored) or (blind and #list < HISTORY)
 end
 
 local stored, list, base = revision(KEYS[1])

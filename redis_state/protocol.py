@@ -123,7 +123,7 @@ class SessionStore(StateStore[S], Protocol[S]):
             ttl: As for `save`; where neither it nor the store's is given, the expiry stays as it is.
 
         Returns:
-            The version that the session has now.
+            The version that the session has with these messages.
 
         Raises:
             StateNotFoundError: Nothing is stored.

@@ -18,10 +18,10 @@ end
 if replay then
   list = base and history(KEYS[1], base) or list
   if contains(list, id) then
-    return {'appended', stored}
+    return {'appended', made(list, id, stored)}
   end
   -- Its absence proves something only if the ids reach back to before it was first sent.
-  if not (contains(list, seen) or complete(list, stored)) then
+  if not known_since(list, seen) then
     return {'unknown'}
   end
 end

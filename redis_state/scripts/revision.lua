@@ -59,6 +59,30 @@ local function contains(list, id)
   return false
 end
 
+-- Whether all writes since a certain one are known: each of them looked at what it replaced.
+local function known_since(list, id)
+  for _, entry in ipairs(list) do
+    if entry.id == id then
+      return true
+    elseif entry.blind then
+      return false
+    end
+  end
+  return false
+end
+
+-- The version that one of the entries made: those that looked count up one by one. After one that did not, nobody knows.
+local function made(list, id, version)
+  for i, entry in ipairs(list) do
+    if entry.id == id then
+      return version - i + 1
+    elseif entry.blind then
+      break
+    end
+  end
+  return version
+end
+
 -- Whether the entries show every write since the session was created, by a write that looked that nothing was there.
 local function complete(list, version)
   return #list == version and #list > 0 and not list[#list].blind

@@ -11,28 +11,14 @@
 local body, version, id, expected, parent = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local score, member, ttl, seen, replay = ARGV[6], ARGV[7], ARGV[8], ARGV[9], ARGV[10] == '1'
 
--- Whether it is certain that a conditional write never happened: all writes are known since the sender last saw one before
--- it sent this, or since the expected version; each of them looked at what it replaced, and the first of them replaced
--- what the sender saw, or what this write wanted to replace.
+-- Whether it is certain that a conditional write never happened: all writes are known since the sender saw one before it
+-- sent this, or since the one that this would have replaced; each of them looked at what it replaced.
 local function never_happened(stored, list, wanted)
-  for _, entry in ipairs(list) do
-    if entry.id == seen then
-      return true
-    elseif entry.blind then
-      break
-    end
+  if known_since(list, seen) then
+    return true
   end
-  local since = stored - wanted
-  if since < 1 or since >= #list then
-    return since >= 1 and since == #list and wanted == 0 and complete(list, stored)
-  end
-  for i = 1, since do
-    if list[i].blind then
-      return false
-    end
-  end
-  local replaced = list[since + 1]
-  return replaced.id == parent or (parent == '' and not replaced.blind)
+  local replaced = list[stored - wanted + 1]
+  return stored > wanted and replaced ~= nil and replaced.id == parent and known_since(list, parent)
 end
 
 -- Whether a plain write may be repeated: it never happened, or whatever replaced it did so without looking, and nothing
@@ -68,6 +54,8 @@ if expected ~= '' then
       return {'unknown', stored}
     end
     return {'conflict', stored}
+  elseif replay and stored == 0 then  -- it never came, or somebody has deleted what it created
+    return {'unknown', stored}
   end
 elseif replay and not repeatable(stored, list) then
   return {'unknown', stored}

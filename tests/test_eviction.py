@@ -1,0 +1,73 @@
+"""Under every maxmemory policy: a listing shows what can be loaded and all of it, whatever the server has evicted."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from datetime import timedelta
+from typing import Final
+
+import pytest
+
+from redis_state import AgentState, RedisStateStore, ServerRefusedError
+from redis_state.testing import RedisServer
+
+POLICIES: Final = (
+    *("noeviction", "allkeys-lru", "allkeys-lfu", "allkeys-random"),
+    *("volatile-lru", "volatile-lfu", "volatile-random", "volatile-ttl"),
+)
+AGENTS: Final = [f"a{number}" for number in range(20)]  # so many that indexes are evicted as well
+SESSIONS: Final = [f"s{number}" for number in range(25)]
+ROOM: Final = 250_000  # bytes, less than half of what is saved
+
+
+def evicted(server: RedisServer) -> int:
+    return int(server.info("stats")["evicted_keys"])
+
+
+async def living(store: RedisStateStore[AgentState], agent_id: str) -> set[str]:
+    """The sessions that can be loaded, asked for one by one and without the index."""
+    found = await asyncio.gather(*(store.exists(agent_id, session_id) for session_id in SESSIONS))
+    return {session_id for session_id, exists in zip(SESSIONS, found, strict=True) if exists}
+
+
+async def is_refused(save: Awaitable[None]) -> bool:
+    """Whether the server had no room for it."""
+    try:
+        await save
+    except ServerRefusedError as error:
+        return error.code == "OOM"
+    return False
+
+
+@pytest.mark.parametrize("expires", [True, False], ids=["with a ttl", "without"])
+@pytest.mark.parametrize("policy", POLICIES)
+async def test_a_listing_is_true_after_eviction(policy: str, *, expires: bool) -> None:
+    """States, indexes or both are gone, or saves were refused: every listing says what is there, and all of it."""
+    ttl = timedelta(hours=1) if expires else None
+    async with (
+        RedisServer(config={"maxmemory-policy": policy}) as server,
+        RedisStateStore.from_url(server.url, ttl=ttl) as store,
+    ):
+        server.command("CONFIG", "SET", "maxmemory", int(server.info("memory")["used_memory"]) + ROOM)
+        refused = 0
+        for session_id in SESSIONS:
+            for agent_id in AGENTS:
+                state = AgentState(agent_id=agent_id, session_id=session_id, data={"filler": "x" * 1000})
+                refused += await is_refused(store.save(state))
+        server.command("CONFIG", "SET", "maxmemory", 0)
+        indexes = len(server.command("KEYS", "forge:state:sessions:*"))
+        print(f"\n{policy}: {evicted(server)} evicted, {refused} refused, {indexes} of {len(AGENTS)} indexes left")
+        assert bool(refused) == (policy == "noeviction" or (policy.startswith("volatile") and not expires))
+        assert bool(evicted(server)) != bool(refused)
+        busy: set[str] = set()
+        for agent_id in AGENTS:
+            there = await living(store, agent_id)
+            listed = await store.list(agent_id)
+            assert set(listed) == there
+            assert len(listed) == len(there) == await store.count(agent_id)
+            assert [info.session_id async for info in store.sessions(agent_id)] == listed
+            assert await store.list(agent_id, limit=10) == listed[:10]
+            if there:
+                busy.add(agent_id)
+        assert {agent_id async for agent_id in store.agents()} == busy

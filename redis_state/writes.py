@@ -13,8 +13,8 @@ from redis_state.replies import ReplyError, refusal
 from redis_state.revision import Origin, Revision
 from redis_state.scripts import APPEND, DELETE, SAVE
 
-# MULTI, SET key document [options], ZADD index score member, EXEC. Formatted at once: that is the only copy of a
-# document on its way out, and takes half the time of packing the commands one by one.
+# MULTI, SET key document [options], ZADD index score member, EXEC. To format them at once takes half the time of
+# packing them one by one.
 _BLOCK: Final = (
     b"*1\r\n$5\r\nMULTI\r\n"
     b"*%d\r\n$3\r\nSET\r\n%b$%d\r\n%b%b\r\n%b"
@@ -97,7 +97,7 @@ class Save(Operation, kw_only=True):
         if reply[0] == b"conflict":
             raise VersionConflictError(self.expected or 0, int(reply[1]))
         if reply[0] == b"unknown":
-            raise OutcomeUnknownError("the save was sent, its reply was lost, and others have written since")
+            raise OutcomeUnknownError("the save was sent, its reply was lost, and what is stored now does not tell")
         if reply[0] == b"foreign":
             raise _foreign(self.session, "it has no version to compare with")
         return revisions.parse(reply[1].decode()) if len(reply) > 1 else self.revision
@@ -138,7 +138,7 @@ class Append(Operation, kw_only=True):
         if reply[0] == b"missing":
             raise StateNotFoundError(self.session.partition.agent_id, self.session.session_id)
         if reply[0] == b"unknown":
-            raise OutcomeUnknownError("the append was sent, its reply was lost, and others have written since")
+            raise OutcomeUnknownError("the append was sent, its reply was lost, and what is stored now does not tell")
         if reply[0] == b"foreign":
             raise _foreign(self.session, "it has no version to count up")
         return revisions.make(int(reply[1]), self.write_id, looked=True)

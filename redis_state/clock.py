@@ -27,9 +27,7 @@ class Clock:
 
 def moment(microseconds: float) -> datetime:
     """The time that many microseconds after 1970 began, aware, in UTC."""
-    return datetime.fromtimestamp(
-        microseconds / 1e6, UTC
-    )  # exact: until 2255 a float of seconds tells microseconds apart
+    return datetime.fromtimestamp(microseconds / 1e6, UTC)  # until 2255 a float of seconds tells microseconds apart
 
 
 def microseconds(moment: datetime) -> int:

@@ -149,6 +149,7 @@ class RedisStateStore(Generic[S]):
     def _draft(self, state: Any, if_version: int | None, ttl: timedelta | None) -> tuple[Save, Stamp]:
         """The write of a state as it is now."""
         now = self._clock()
+        left = self._ttl if ttl is None else milliseconds(ttl)
         stamp = self._types.stamp(state, if_version, now)
         session = self._keys.session(state.agent_id, state.session_id)
         write = Save(
@@ -161,7 +162,7 @@ class RedisStateStore(Generic[S]):
             parent=stamp.origin.newest,
             expected=if_version,
             score=now,
-            ttl=self._ttl if ttl is None else milliseconds(ttl),
+            ttl=left,
             seen=session.seen,
         )
         if if_version is None:

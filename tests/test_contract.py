@@ -185,6 +185,15 @@ class TestSave:
         assert state.updated_at > first
         assert await store.load("a1", "s1") == state
 
+    async def test_a_save_refused_for_its_ttl_counts_for_nothing(self, store: Store) -> None:
+        """The object is as it was, and the next save makes the version that this one would have made."""
+        state = a_state()
+        with pytest.raises(ValueError, match="ttl"):
+            await store.save(state, ttl=timedelta(0))
+        assert state.version == 0
+        await store.save(state)
+        assert state.version == 1
+
     async def test_last_write_wins(self, store: Store) -> None:
         """Without `if_version` nobody's save is refused, whatever version it carries."""
         await store.save(a_state(data={"by": "one"}, version=41))

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_from_seconds: Final = datetime.fromtimestamp
 _MICROSECOND: Final = timedelta(microseconds=1)
 _MILLISECOND: Final = timedelta(milliseconds=1)
 
@@ -17,7 +18,8 @@ class Clock:
     def __init__(self) -> None:
         self._last = 0
 
-    def __call__(self) -> int:
+    def now(self) -> int:
+        """The time."""
         now = time.time_ns() // 1000
         if now <= self._last:
             now = self._last + 1
@@ -27,7 +29,7 @@ class Clock:
 
 def moment(microseconds: float) -> datetime:
     """The time that many microseconds after 1970 began, aware, in UTC."""
-    return datetime.fromtimestamp(microseconds / 1e6, UTC)  # until 2255 a float of seconds tells microseconds apart
+    return _from_seconds(microseconds / 1e6, UTC)  # until 2255 a float of seconds tells microseconds apart
 
 
 def microseconds(moment: datetime) -> int:

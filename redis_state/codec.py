@@ -81,13 +81,19 @@ class Codec(Generic[S]):
         raise refusal  # outside of the handler, whose error would be its context and may quote the payload
 
     @staticmethod
-    def sealed(document: bytes, revision: Revision) -> tuple[bytes, bytes]:
-        """What `encode` returned, with the revision, in two parts."""
+    def seal(document: bytes, revision: Revision) -> tuple[int, bytes]:
+        """How much of what `encode` returned stays, and what stands after that when the revision is added."""
         if document[0] != _BRACE:
-            text = str(revision).encode()
-            return document, b"\xa4_rev\xd9%c%b" % (len(text), text)
-        comma = "," if len(document) > len(b"{}") else ""
-        return document[:-1], f'{comma}"_rev":"{revision.version}-{revision.ids}"}}'.encode()
+            text = revision.text
+            return len(document), b"\xa4_rev\xd9%c%b" % (len(text), text)
+        end = b',"_rev":"%d-%b"}' % (revision.version, revision.ids)
+        return len(document) - 1, end if len(document) > len(b"{}") else end[1:]
+
+    @staticmethod
+    def sealed(document: bytes, revision: Revision) -> bytes:
+        """What `encode` returned, with the revision."""
+        length, end = Codec.seal(document, revision)
+        return document[:length] + end
 
     @staticmethod
     def unsealed(document: bytes) -> bytes:

@@ -25,17 +25,17 @@ _ATOMS: Final = frozenset({str, int, bool, type(None)})
 def is_plain(value: Any) -> bool:
     """Whether a value consists of strings, finite numbers, booleans, None, and lists and dicts of them."""
     kind = type(value)  # pyright: ignore[reportUnknownVariableType]
-    if kind is dict:
-        for key in value:
-            if type(key) is not str:
-                return False
-        value = value.values()
-    elif kind is not list:
-        return kind in _ATOMS or (kind is float and value - value == 0.0)  # neither infinite nor NaN
     try:
-        for item in value:
-            if type(item) not in _ATOMS and not is_plain(item):
-                return False
+        if kind is dict:
+            for key, item in value.items():
+                if type(key) is not str or (type(item) not in _ATOMS and not is_plain(item)):
+                    return False
+        elif kind is list:
+            for item in value:
+                if type(item) not in _ATOMS and not is_plain(item):
+                    return False
+        else:
+            return kind in _ATOMS or (kind is float and value - value == 0.0)  # neither infinite nor NaN
     except RecursionError:  # deeper than calls nest in Python, or a loop
         return False
     return True
@@ -48,25 +48,23 @@ def compile_check(declared: Any) -> Check:
         declared: A type annotation. Where a look cannot be enough, such as for a class that does something of its own
             when it is decoded, the function never knows.
     """
-    source = _Source()
     try:
-        return source.function(f"return {source.condition(declared, 'value')}")
+        return _Source().function(declared)
     except TypeError:
         return lambda _: False
 
 
-# What is looked at, by the declared type.
-_CONDITIONS: Final[dict[Any, str]] = {
-    str: "type({0}) is str",
-    int: "type({0}) is int",
-    bool: "type({0}) is bool",
-    float: "(type({0}) is float and {0} - {0} == 0.0)",
-    type(None): "{0} is None",
-    datetime: "(type({0}) is datetime and {0}.tzinfo is UTC)",  # another zone comes back as one with the same offset
-    list: "(type({0}) is list and is_plain({0}))",
-    dict: "(type({0}) is dict and is_plain({0}))",
-    Any: "is_plain({0})",
+# What speaks against a value, by the declared type.
+_DOUBTS: Final[dict[Any, str]] = {
+    str: "type({0}) is not str",
+    int: "type({0}) is not int",
+    bool: "type({0}) is not bool",
+    float: "type({0}) is not float or {0} - {0} != 0.0",
+    type(None): "{0} is not None",
+    datetime: "type({0}) is not datetime or {0}.tzinfo is not UTC",  # another zone comes back as one of the same offset
+    Any: "type({0}) not in atoms and not is_plain({0})",
 }
+_ITEMS: Final[dict[Any, Any]] = {list: list[Any], dict: dict[str, Any]}
 
 
 class _Source:
@@ -78,13 +76,15 @@ class _Source:
     """
 
     def __init__(self) -> None:
-        self.names: dict[str, Any] = {"is_plain": is_plain, "datetime": datetime, "UTC": UTC}
+        self.names: dict[str, Any] = {"is_plain": is_plain, "atoms": _ATOMS, "datetime": datetime, "UTC": UTC}
         self.around: list[type] = []
+        self._variables = 0
 
-    def function(self, body: str) -> Check:
-        """A function of `value`."""
+    def function(self, declared: Any) -> Check:
+        """The check for a type."""
+        lines = ["def check(value):", *_indented(self.lines(declared, "value")), " return True"]
         scope: dict[str, Any] = {}
-        exec(f"def check(value):\n {body}", self.names, scope)  # noqa: S102  # made of the names of types and fields
+        exec("\n".join(lines), self.names, scope)  # noqa: S102  # made of the names of types and fields
         return scope["check"]
 
     def name(self, thing: Any) -> str:
@@ -93,41 +93,63 @@ class _Source:
         self.names[name] = thing
         return name
 
-    def condition(self, declared: Any, value: str) -> str:
-        """An expression for whether a value of the declared type comes back.
+    def variable(self) -> str:
+        """A variable that is not in use."""
+        self._variables += 1
+        return f"value{self._variables}"
+
+    def lines(self, declared: Any, value: str) -> list[str]:
+        """Statements that return False where a value of the declared type may not come back.
 
         Raises:
             TypeError: Nothing is known about that type.
         """
-        if declared in _CONDITIONS:
-            return _CONDITIONS[declared].format(value)
+        if declared in _DOUBTS:
+            return [f"if {_DOUBTS[declared].format(value)}: return False"]
+        declared = _ITEMS.get(declared, declared)
         origin, arguments = typing.get_origin(declared), typing.get_args(declared)
-        if origin in (typing.Union, types.UnionType):  # None is tried first
-            return f"({' or '.join(self.condition(each, value) for each in reversed(arguments))})"
-        if declared in (list[Any], dict[str, Any]):
-            return _CONDITIONS[origin].format(value)
+        if origin in (typing.Union, types.UnionType):
+            return self.any_of(arguments, value)
+        item = self.variable()
         if origin is list:
-            return f"(type({value}) is list and {self.each('item', 'value', arguments[0])}({value}))"
+            return [
+                f"if type({value}) is not list: return False",
+                f"for {item} in {value}:",
+                *_indented(self.lines(arguments[0], item)),
+            ]
         if origin is dict and arguments[0] is str:
-            each = self.each("key, item", "value.items()", arguments[1], "type(key) is str and ")
-            return f"(type({value}) is dict and {each}({value}))"
+            return [
+                f"if type({value}) is not dict: return False",
+                f"for key, {item} in {value}.items():",
+                " if type(key) is not str: return False",
+                *_indented(self.lines(arguments[1], item)),
+            ]
         if not isinstance(declared, type) or not issubclass(declared, msgspec.Struct):
             raise TypeError
         return self.struct(declared, value)
 
-    def each(self, variables: str, items: str, declared: Any, also: str = "") -> str:
-        """The name of a function that looks at each item of a list or dict."""
-        condition = also + self.condition(declared, "item")
-        return self.name(
-            self.function(f"for {variables} in {items}:\n  if not ({condition}): return False\n return True")
-        )
+    def any_of(self, declared: tuple[Any, ...], value: str) -> list[str]:
+        """Statements for a union."""
+        some = [each for each in declared if each is not type(None)]
+        if len(some) > 1:
+            checks = [f"{self.name(self.function(each))}({value})" for each in some]
+            lines = [f"if not ({' or '.join(checks)}): return False"]
+        else:
+            lines = self.lines(some[0], value)
+        return lines if len(some) == len(declared) else [f"if {value} is not None:", *_indented(lines)]
 
-    def struct(self, declared: type[msgspec.Struct], value: str) -> str:
-        """An expression for a Struct: its class and all its fields. One that holds itself is not known."""
+    def struct(self, declared: type[msgspec.Struct], value: str) -> list[str]:
+        """Statements for a Struct: its class and all its fields. One that holds itself is not known."""
         if declared in self.around or not declared.__struct_config__.eq or hasattr(declared, "__post_init__"):
             raise TypeError
         self.around.append(declared)
-        fields = msgspec.structs.fields(declared)
-        conditions = [self.condition(field.type, f"{value}.{field.name}") for field in fields]
+        lines = [f"if type({value}) is not {self.name(declared)}: return False"]
+        for field in msgspec.structs.fields(declared):
+            name = self.variable()
+            lines += [f"{name} = {value}.{field.name}", *self.lines(field.type, name)]
         self.around.pop()
-        return " and ".join((f"(type({value}) is {self.name(declared)}", *conditions)) + ")"
+        return lines
+
+
+def _indented(lines: list[str]) -> list[str]:
+    return [f" {line}" for line in lines]

@@ -107,17 +107,19 @@ class Session:
         session_id: Its id.
         key: The key of its state.
         sent_key: That key as it is sent.
+        sent_get: The command that reads it.
         sent_member: The session's entry in the index as it is sent.
         seen: The latest write that the store has seen of it.
     """
 
-    __slots__ = ("key", "partition", "seen", "sent_key", "sent_member", "session_id")
+    __slots__ = ("key", "partition", "seen", "sent_get", "sent_key", "sent_member", "session_id")
 
     def __init__(self, partition: Partition, session_id: str) -> None:
         self.partition = partition
         self.session_id = session_id
         self.key = partition.state(session_id)
         self.sent_key = bulk(self.key)
+        self.sent_get = b"*2\r\n$3\r\nGET\r\n" + self.sent_key
         self.sent_member = bulk(session_id.encode())
         self.seen: Origin = UNKNOWN
 

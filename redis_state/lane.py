@@ -97,20 +97,20 @@ class Lane(asyncio.Protocol):
                 gone += 1
                 continue
             payload = op.payload
-            if len(payload) > BULK and parts:  # alone, so that a refusal of its size is its own
+            length = len(payload)
+            if length > BULK and parts:  # alone, so that a refusal of its size is its own
                 queue.appendleft(op)
                 break
-            if op.asking or op.script is not None:
+            if op.attempts or op.script is not None:
+                tried = tried or op.attempts > 0
                 self._introduce(op, parts)
             parts.append(payload)
             inflight.append(op)
             room -= 1
-            size += len(payload)
-            if op.attempts:
-                tried = True
+            size += length
             if replicas and op.writes:
                 written = True
-            if len(payload) > BULK:
+            if length > BULK:
                 break
         self._transport.write(b"".join(parts))
         if written:
@@ -176,7 +176,8 @@ class Lane(asyncio.Protocol):
             if type(reply) is _PushNotification:
                 continue
             if not left:
-                left = inflight[0].replies + inflight[0].asking
+                op = inflight[0]
+                left = op.replies + 1 if op.asking else op.replies
             left -= 1
             if type(reply) is ReplyError and self._note(inflight[0], reply):
                 left = 0
@@ -186,8 +187,8 @@ class Lane(asyncio.Protocol):
             answered += 1
             if op.error is not None or replicas:
                 answered -= self._complete(op, reply)
-            elif not op.future.done():
-                op.future.set_result(reply)
+            elif not (future := op.future).done():
+                future.set_result(reply)
         self._left = left
         return answered
 

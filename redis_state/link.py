@@ -100,10 +100,10 @@ class Link:
 
     async def aclose(self) -> None:
         """Let operations end, within their time, and close the wire. May be called again."""
-        if self.wire.is_orphan:
+        if self.wire.home.is_gone:
             self.traffic.close()
             return
-        self.wire.check_loop(asyncio.get_running_loop())
+        self.wire.home.check()
         if self._closing is None:
             self._closing = asyncio.get_running_loop().create_task(self._close())
         await asyncio.shield(self._closing)

@@ -74,7 +74,7 @@ class MemoryStateStore(Generic[S]):
         """See `StateStore.save`."""
         started = perf_counter()
         try:
-            now = self._clock()
+            now = self._clock.now()
             stamp = self._types.stamp(state, if_version, now)
             key = self._key(state)
             session = self._draft(stamp, now, ttl)
@@ -91,7 +91,7 @@ class MemoryStateStore(Generic[S]):
         left = self._ttl if ttl is None else milliseconds(ttl)
         document = stamp.encode(self._codec.encode)
         revision = revisions.make(stamp.version, next(self._write_ids), stamp.origin.ids, looked=True)
-        return _Session(b"".join(self._codec.sealed(document, revision)), revision, now, left, _expiry(left))
+        return _Session(self._codec.sealed(document, revision), revision, now, left, _expiry(left))
 
     async def _refuse(self, error: Exception, started: float) -> None:
         self._metrics.save.failed(started, error)
@@ -168,7 +168,7 @@ class MemoryStateStore(Generic[S]):
         """See `SessionStore.append`."""
         self._types.require("messages", "append()")
         self._check(agent_id, session_id)
-        now = self._clock()
+        now = self._clock.now()
         left = self._ttl if ttl is None else milliseconds(ttl)
         line = self._codec.encode_batch(list(messages), moment(now))
         session = self._find(agent_id, session_id)
@@ -176,7 +176,7 @@ class MemoryStateStore(Generic[S]):
             raise StateNotFoundError(agent_id, session_id)
         _, length = revisions.read(session.value)
         version, write_id = session.revision.version + 1, next(self._write_ids)
-        session.value += b'\n%b%d-%b,@%d"}' % (line, version, write_id.encode(), length)
+        session.value += b'\n%b%d-%b,@%d"}' % (line, version, write_id, length)
         session.revision = revisions.make(version, write_id, session.revision.ids, looked=True)
         session.score = now
         if left is not None:

@@ -20,7 +20,6 @@ pack = cast("Callable[[tuple[Argument, ...]], bytes]", hiredis.pack_command)  # 
 
 MULTI: Final = pack(("MULTI",))
 EXEC: Final = pack(("EXEC",))
-GET: Final = b"*2\r\n$3\r\nGET\r\n"  # before the key
 
 
 class Replay(Enum):

@@ -24,7 +24,7 @@ from redis_state.limits import Limits
 from redis_state.link import Link
 from redis_state.listing import Entry, Listing
 from redis_state.metrics import Metrics
-from redis_state.operation import GET, Operation, Replay, command
+from redis_state.operation import Operation, Replay, command
 from redis_state.optimistic import update
 from redis_state.options import StoreOptions, check_options
 from redis_state.pieces import LARGE, Pieces
@@ -148,7 +148,7 @@ class RedisStateStore(Generic[S]):
 
     def _draft(self, state: Any, if_version: int | None, ttl: timedelta | None) -> tuple[Save, Stamp]:
         """The write of a state as it is now."""
-        now = self._clock()
+        now = self._clock.now()
         left = self._ttl if ttl is None else milliseconds(ttl)
         stamp = self._types.stamp(state, if_version, now)
         session = self._keys.session(state.agent_id, state.session_id)
@@ -159,7 +159,7 @@ class RedisStateStore(Generic[S]):
             session=session,
             document=stamp.encode(self._codec.encode),
             revision=revisions.make(stamp.version, next(self._write_ids), stamp.origin.ids),
-            parent=stamp.origin.newest,
+            parent=stamp.origin,
             expected=if_version,
             score=now,
             ttl=left,
@@ -202,7 +202,7 @@ class RedisStateStore(Generic[S]):
             if self._refresh_ttl and self._ttl is not None:
                 op = command(session.partition.slot, "GETEX", session.key, "PX", self._ttl)
             else:
-                op = Operation(GET + session.sent_key, session.partition.slot)
+                op = Operation(session.sent_get, session.partition.slot)
             value = await self._link.execute(op)
             if value is None:
                 raise StateNotFoundError(agent_id, session_id)
@@ -274,7 +274,7 @@ class RedisStateStore(Generic[S]):
         """See `SessionStore.append`."""
         self._types.require("messages", "append()")
         session = self._keys.session(agent_id, session_id)
-        now = self._clock()
+        now = self._clock.now()
         line = self._codec.encode_batch(list(messages), moment(now))
         write = Append(
             b"",

@@ -12,7 +12,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, final
 
 import msgspec
 
@@ -21,11 +21,13 @@ _ID: Final = 6  # letters
 _ENTRY: Final = _ID + 1
 _TAIL: Final = 192  # bytes that hold any revision, with what closes it
 _OPENING: Final = b'"_rev":"'
+_AT: Final = ord("@")  # what the revision of an appended line holds
 _ALPHABET: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
-_PAIRS: Final = [a + b for a in _ALPHABET for b in _ALPHABET]
+_PAIRS: Final = [(a + b).encode() for a in _ALPHABET for b in _ALPHABET]
 _END: Final = re.compile(rb'(?:"_rev"\s*:\s*"|\xa4_rev\xd9.)(\d+)-([\w,.-]*)(?:@(\d+))?(?:"\s*\}\s*)?\Z', re.DOTALL)
 
 
+@final
 class Revision(msgspec.Struct, frozen=True):
     """The latest writes of a session.
 
@@ -35,13 +37,15 @@ class Revision(msgspec.Struct, frozen=True):
     """
 
     version: int
-    ids: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.version}-{self.ids}"
+    ids: bytes = b""
 
     @property
-    def newest(self) -> str:
+    def text(self) -> bytes:
+        """It as it stands in a value."""
+        return b"%d-%b" % (self.version, self.ids)
+
+    @property
+    def newest(self) -> bytes:
         """The id of the latest write; empty where there is none."""
         return self.ids[:_ID]
 
@@ -50,7 +54,7 @@ UNKNOWN: Final = Revision(0)
 Origin = Revision | bytes  # as bytes it is the end of a value, see `unread`
 
 
-def write_ids() -> Iterator[str]:
+def write_ids() -> Iterator[bytes]:
     """Ids for the writes of one store: unique there, and for other stores as good as random, of 36 bits."""
     while True:
         prefix = random.choice(_PAIRS) + random.choice(_PAIRS)
@@ -58,7 +62,7 @@ def write_ids() -> Iterator[str]:
             yield prefix + pair
 
 
-def make(version: int, write_id: str, older: str = "", *, looked: bool = False) -> Revision:
+def make(version: int, write_id: bytes, older: bytes = b"", *, looked: bool = False) -> Revision:
     """The revision of a write.
 
     Args:
@@ -67,18 +71,18 @@ def make(version: int, write_id: str, older: str = "", *, looked: bool = False) 
         older: The ids of the revision that its object stems from; empty where that is not known.
         looked: Whether it looks what it replaces.
     """
-    return Revision(version, f"{write_id}{',' if looked else '.'}{older[: (HISTORY - 1) * _ENTRY]}")
+    return Revision(version, write_id + (b"," if looked else b".") + older[: (HISTORY - 1) * _ENTRY])
 
 
-def parse(text: str) -> Revision:
+def parse(text: bytes) -> Revision:
     """A revision from its text."""
-    version, _, ids = text.partition("-")
+    version, _, ids = text.partition(b"-")
     return Revision(int(version), ids)
 
 
 def parsed(origin: Origin) -> Revision:
     """A revision that may still stand in bytes; `UNKNOWN` where they hold none."""
-    return origin if isinstance(origin, Revision) else _read_end(origin)[0]
+    return origin if type(origin) is Revision else _read_end(origin)[0]
 
 
 def unread(value: bytes) -> bytes:
@@ -88,12 +92,12 @@ def unread(value: bytes) -> bytes:
     """
     start = value.rfind(_OPENING, -_TAIL)
     end = value[start:] if start > 0 else b""
-    return b"" if b"@" in end else end
+    return b"" if _AT in end else end
 
 
 def starts_with(end: bytes, version: int) -> bool:
     """Whether what `unread` returned is of this version."""
-    return end.startswith(f"{version}-".encode(), len(_OPENING))
+    return end.startswith(b'"_rev":"%d-' % version)
 
 
 def read(value: bytes) -> tuple[Revision, int]:
@@ -103,7 +107,7 @@ def read(value: bytes) -> tuple[Revision, int]:
         return revision, len(value)
     # Each batch holds one id, and the document the older ones.
     lines = value[base + 1 :].split(b"\n")[-HISTORY:]
-    newer = "".join(_read_end(line)[0].ids for line in reversed(lines))
+    newer = b"".join(_read_end(line)[0].ids for line in reversed(lines))
     older = _read_end(value[:base])[0].ids
     return Revision(revision.version, (newer + older)[: HISTORY * _ENTRY]), base
 
@@ -114,4 +118,4 @@ def _read_end(value: bytes) -> tuple[Revision, int | None]:
     match = _END.match(value, start - 1) if start > 0 else None
     if match is None:
         return UNKNOWN, None
-    return Revision(int(match[1]), match[2].decode()), int(match[3]) if match[3] else None
+    return Revision(int(match[1]), match[2]), int(match[3]) if match[3] else None

@@ -165,15 +165,14 @@ class StateType(Generic[S]):
             self.require("version", "save(if_version=)")
         elif _UNDER_WAY in notes:
             based_on = max(version, notes[_UNDER_WAY])
-        if version < 0 or max(version, based_on) >= _MAX_VERSION:
+        if version < 0 or version >= _MAX_VERSION or based_on >= _MAX_VERSION:
             raise ValueError("a version must be 0 or more, and below 2**53")
         # An object whose version was changed by hand, or is not the expected one, does not say which write it means.
-        if origin.version != version or if_version not in (None, version):
+        if origin.version != version or (if_version is not None and if_version != version):
             origin = UNKNOWN
-        stamp = Stamp(self, state, based_on + 1, version, origin)
-        if self.has_updated_at:
-            stamp.time, stamp.time_before = moment(now), state.updated_at
-        return stamp
+        if not self.has_updated_at:
+            return Stamp(self, state, based_on + 1, version, origin)
+        return Stamp(self, state, based_on + 1, version, origin, moment(now), state.updated_at)
 
     def adopt(self, state: Any, origin: Origin) -> None:
         """Give a loaded object the version under which it is stored, and note the write that it stems from."""

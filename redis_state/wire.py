@@ -7,7 +7,6 @@ moves between them only here, and leaves by its future. No task is started for i
 from __future__ import annotations
 
 import asyncio
-import os
 from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import RedisError
@@ -16,11 +15,11 @@ from redis_state import replies
 from redis_state.channel import Channel
 from redis_state.connect import Failure, describe
 from redis_state.errors import (
-    ForeignLoopError,
     NotReplicatedError,
     OutcomeUnknownError,
     StoreTimeoutError,
 )
+from redis_state.home import Home
 from redis_state.lane import BULK
 from redis_state.limits import Limits
 from redis_state.operation import Replay
@@ -37,17 +36,6 @@ if TYPE_CHECKING:
 
 _LOST_AT_ONCE: Final = 24  # attempts without a pause while connections are made and lost again
 _WATCH_INTERVAL: Final = 0.5  # seconds between two questions to the Sentinels
-
-
-_process = 0  # how often this process is a fork's child
-
-
-def _note_fork() -> None:
-    global _process  # noqa: PLW0603  # there is one process
-    _process += 1
-
-
-os.register_at_fork(after_in_child=_note_fork)
 
 
 class Node:
@@ -82,6 +70,7 @@ class Wire:
         unrouted: operations that wait for the router.
         delayed: operations that wait before they are tried again.
         tasks: what runs beside: dialing, hanging up, learning routes.
+        home: the event loop that it belongs to.
         connected: whether any connection was ever made. Before, a failure is reported at once.
     """
 
@@ -90,6 +79,7 @@ class Wire:
         self.limits = limits
         self.log = log
         self.traffic = traffic
+        self.home = Home()
         self.connected = False
         self._nodes: dict[str, Node] = {}
         self._only: Channel | None = None
@@ -98,8 +88,6 @@ class Wire:
         self._learning: asyncio.Task[None] | None = None
         self._delayed: set[Operation] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._process = _process
         self._budget = limits.budget
         self._watching: asyncio.Task[None] | None = None
 
@@ -114,11 +102,10 @@ class Wire:
 
         Cancelling the future withdraws an operation that was not sent; of one that was, the reply is dropped.
         """
-        loop = asyncio.get_running_loop()
-        traffic = self.traffic
-        if loop is not self._loop or traffic.closed:  # a fork's child has another loop
-            self._check_usable(loop)
-        future: asyncio.Future[Any] = asyncio.Future(loop=loop)  # what create_future does, a call less
+        traffic, home = self.traffic, self.home
+        if traffic.closed or not home.is_here():
+            self._enter()
+        future: asyncio.Future[Any] = asyncio.Future(loop=home.loop)  # what create_future does, a call less
         op.future = future
         if deadline is not None:
             op.deadline = deadline
@@ -129,28 +116,15 @@ class Wire:
         if only is not None and len(op.payload) <= BULK:
             only.push(op)
         else:
-            op.deadline = op.deadline or loop.time() + self._budget
+            op.deadline = op.deadline or asyncio.get_running_loop().time() + self._budget
             self._route(op)
         return future
 
-    def _check_usable(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Take the loop for one's own, or say why operations cannot be taken."""
-        if self._process != _process:
-            raise ForeignLoopError("this store was opened before a fork; open one store in each process")
+    def _enter(self) -> None:
+        """See that operations can be taken here, or say why not."""
+        self.home.check()
         self.traffic.check_open()
-        if self._loop is None:
-            self._loop = loop
-        self.check_loop(loop)
-
-    def check_loop(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Refuse another loop than the one that the connections belong to."""
-        if self._loop is not None and loop is not self._loop:
-            raise ForeignLoopError("this store belongs to another event loop; open one store in each")
-
-    @property
-    def is_orphan(self) -> bool:
-        """Whether the loop that the connections belong to has ended, or another process has them."""
-        return self._process != _process or (self._loop is not None and self._loop.is_closed())
+        self.home.enter()
 
     def settled(self, count: int) -> None:
         """Operations have left the wire."""
@@ -238,17 +212,17 @@ class Wire:
 
         One whose reply was lost does not wait: the fewer writes come in between, the surer can it be settled.
         """
-        assert self._loop is not None
         op.attempts += 1
         op.why = why or op.why
         self.log.debug("attempt %d after: %s", op.attempts + 1, op.why or "connection lost")
         delay = 0.0 if lost and op.attempts <= _LOST_AT_ONCE else replies.backoff(op.attempts)
-        if self._loop.time() + delay >= op.deadline:
+        loop = asyncio.get_running_loop()
+        if loop.time() + delay >= op.deadline:
             self.expire(op)
             self.settled(1)
         elif delay:
             self._delayed.add(op)
-            self._loop.call_later(delay, self._again, op)
+            loop.call_later(delay, self._again, op)
         else:
             self._route(op)
 
@@ -389,7 +363,7 @@ class Wire:
 
     async def disconnect(self) -> None:
         """Close every connection. What is still under way is lost."""
-        if self._loop is None or self.is_orphan:
+        if self.home.loop is None or self.home.is_gone:
             return
         if self._watching is not None:
             self._watching.cancel()

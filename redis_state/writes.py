@@ -17,7 +17,7 @@ from redis_state.scripts import APPEND, DELETE, SAVE
 # packing them one by one.
 _BLOCK: Final = (
     b"*1\r\n$5\r\nMULTI\r\n"
-    b"*%d\r\n$3\r\nSET\r\n%b$%d\r\n%b%b\r\n%b"
+    b"*%d\r\n$3\r\nSET\r\n%b$%d\r\n%.*b%b\r\n%b"
     b"*4\r\n$4\r\nZADD\r\n%b$%d\r\n%b\r\n%b"
     b"*1\r\n$4\r\nEXEC\r\n"
 )
@@ -30,7 +30,7 @@ class Save(Operation, kw_only=True):
         session: The session.
         document: The state's bytes, without a revision.
         revision: What this write makes.
-        parent: The id of the write that the object stems from; empty where it is not known.
+        parent: The revision that the object stems from, as far as it is known.
         expected: The version that must be stored (0: nothing is); None: any.
         score: When, in microseconds since 1970.
         ttl: After how many milliseconds the state expires; None is never.
@@ -40,7 +40,7 @@ class Save(Operation, kw_only=True):
     session: Session
     document: bytes
     revision: Revision
-    parent: str
+    parent: Revision
     expected: int | None
     score: int
     ttl: int | None
@@ -59,27 +59,28 @@ class Save(Operation, kw_only=True):
         if fresh:
             options, count = options + b"$3\r\nGET\r\n", count + 1
         session = self.session
-        body, end = Codec.sealed(self.document, self.revision)
-        score = str(self.score).encode()
+        length, end = Codec.seal(self.document, self.revision)
+        score = b"%d" % self.score
         self.payload = _BLOCK % (
-            count, session.sent_key, len(body) + len(end), body, end, options,
+            count, session.sent_key, length + len(end), length, self.document, end, options,
             session.partition.sent_index, len(score), score, session.sent_member,
         )  # fmt: skip
         self.replies = 4
 
     def become_script(self) -> None:
         """Save if what is stored is what is expected, once however often this is sent."""
-        revision = self.revision
+        session, revision = self.session, self.revision
         if not self.sent:
-            self.seen = self.session.seen
+            self.seen = session.seen
         seen = revisions.parsed(self.seen).newest
+        expected = "" if self.expected is None else self.expected
+        ttl = "" if self.ttl is None else self.ttl
         self.call(
             SAVE,
-            (self.session.key, self.session.partition.index),
+            (session.key, session.partition.index),
             (
-                *(Codec.unsealed(self.document), revision.version, revision.newest),
-                *("" if self.expected is None else self.expected, self.parent, self.score, self.session.session_id),
-                *("" if self.ttl is None else self.ttl, seen, int(self.sent)),
+                *(Codec.unsealed(self.document), revision.version, revision.newest, expected, self.parent.newest),
+                *(self.score, session.session_id, ttl, seen, int(self.sent)),
             ),
         )
 
@@ -100,7 +101,7 @@ class Save(Operation, kw_only=True):
             raise OutcomeUnknownError("the save was sent, its reply was lost, and what is stored now does not tell")
         if reply[0] == b"foreign":
             raise _foreign(self.session, "it has no version to compare with")
-        return revisions.parse(reply[1].decode()) if len(reply) > 1 else self.revision
+        return revisions.parse(reply[1]) if len(reply) > 1 else self.revision
 
 
 class Append(Operation, kw_only=True):
@@ -117,10 +118,10 @@ class Append(Operation, kw_only=True):
 
     session: Session
     line: bytes
-    write_id: str
+    write_id: bytes
     score: int
     ttl: int | None
-    seen: str = ""
+    seen: bytes = b""
 
     def become_script(self) -> None:
         """Append once, however often this is sent."""

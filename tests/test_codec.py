@@ -29,7 +29,7 @@ CODECS: Final = {format: Codec(StateType(AgentState), format) for format in FORM
 def stored(state: AgentState, format: Format) -> bytes:
     """The bytes of a first save."""
     codec = CODECS[format]
-    return b"".join(codec.sealed(codec.encode(state), revision.parse("1-AAAAAA")))
+    return codec.sealed(codec.encode(state), revision.parse(b"1-AAAAAA"))
 
 
 def attempt(state: AgentState, format: Format) -> tuple[bytes, StateEncodeError | None]:

@@ -67,7 +67,7 @@ async def test_pieces_make_the_whole(state: Any, batches: int, format: Format) -
     cls: Any = state.__class__
     types: StateType[Any] = StateType(cls)
     codec = Codec(types, format)
-    value = document = b"".join(codec.sealed(codec.encode(state), Revision(1, "AAAAAA.")))
+    value = document = codec.sealed(codec.encode(state), Revision(1, b"AAAAAA."))
     more: list[Any] = ["appended"] if isinstance(state, Plain) else [Message("tool", "appended", NOW)]
     for number in range(batches):
         value += b'\n%b%d-BBBBBB,@%d"}' % (codec.encode_batch(more, NOW), number + 2, len(document))
@@ -80,7 +80,7 @@ async def test_the_loop_has_its_turn_between_pieces() -> None:
     types = StateType(AgentState)
     codec = Codec(types, "json")
     state = AgentState(agent_id="a", session_id="s", messages=talk(5000))
-    value = b"".join(codec.sealed(codec.encode(state), Revision(1, "AAAAAA.")))
+    value = codec.sealed(codec.encode(state), Revision(1, b"AAAAAA."))
     turns = 0
 
     async def other() -> None:
@@ -101,7 +101,7 @@ async def test_what_is_wrong_is_said_as_of_a_small_value(damage: Literal["cut", 
     types = StateType(AgentState)
     codec = Codec(types, "json")
     state = AgentState(agent_id="a", session_id="s", messages=talk(2000))
-    value = b"".join(codec.sealed(codec.encode(state), Revision(1, "AAAAAA.")))
+    value = codec.sealed(codec.encode(state), Revision(1, b"AAAAAA."))
     match damage:
         case "cut":
             value = value[:-100]
@@ -111,7 +111,7 @@ async def test_what_is_wrong_is_said_as_of_a_small_value(damage: Literal["cut", 
             value += b'\n{"messages":[1],"_rev":"2-BBBBBB,@%d"}' % len(value)
         case "spaces":
             value = value.replace(b'},{"role"', b'} , {"role"')
-            assert await in_pieces(AgentState, value) == (state, Revision(1, "AAAAAA."))
+            assert await in_pieces(AgentState, value) == (state, Revision(1, b"AAAAAA."))
             return
     with pytest.raises(StateDecodeError) as expected:
         codec.decode(value, "a", "s")

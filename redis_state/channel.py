@@ -118,13 +118,14 @@ class Channel:
         op.sent = True
         self.wire.expire(op)
 
-    def lost(self, lane: Lane, ops: Sequence[Operation], *, executed: bool) -> None:
-        """A connection is gone, with operations in flight."""
+    def lost(self, lane: Lane, executed: Sequence[Operation], skipped: Sequence[Operation]) -> None:
+        """A connection is gone, with operations in flight: some that may be executed, some that are not."""
         if lane in self.lanes:
             self.lanes.remove(lane)
         self.wire.spawn(self.dialer.hang_up(lane.connection))
         self.flush_soon()
-        self.wire.lost(self, ops, executed=executed)
+        self.wire.lost(self, executed, executed=True)
+        self.wire.lost(self, skipped, executed=False)
 
     def leave_all_but(self, address: tuple[str, int]) -> None:
         """Take no connection any more that leads to another address."""

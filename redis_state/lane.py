@@ -22,6 +22,7 @@ MAX_BATCH: Final = 1024  # operations in flight on one connection; more would on
 MAX_BATCH_BYTES: Final = 1024 * 1024  # in one write
 _SLICE: Final = 16 * 1024  # bytes parsed at once: hiredis moves the rest of them for every large reply that it returns
 BULK: Final = 64 * 1024  # bytes: what is larger travels apart, so that the small do not wait for it
+_AT_ONCE: Final = 256 * 1024  # bytes written in one turn of the loop; more would hold up the loop, and then the server
 
 
 class _Confirmation(Operation):
@@ -39,6 +40,8 @@ class Lane(asyncio.Protocol):
         loaded: the scripts that this connection has sent by text, so that the server knows their hash.
         left: replies still to come of the oldest operation in flight; 0 if none of them has come.
         partial: bytes received of a reply that is not complete.
+        rest: what is still to be written of something large, a piece in each turn of the loop.
+        paused: the transport holds as much as it should.
         progress: when the server last sent something, or when it was given work after it had none.
         skipped: the server closes the connection, and has executed nothing of what is in flight.
         retired: it takes nothing new and closes when nothing is in flight.
@@ -51,6 +54,8 @@ class Lane(asyncio.Protocol):
         self._loaded: set[str] = set()
         self._left = 0
         self._partial = 0
+        self._rest = memoryview(b"")
+        self._paused = False
         self._progress = 0.0
         self._skipped = False
         self._retired = False
@@ -74,9 +79,9 @@ class Lane(asyncio.Protocol):
     @property
     def clogged(self) -> bool:
         """Whether what is sent now would wait for something large, or for replicas."""
-        return self._partial > BULK or (
-            bool(self.inflight) and (self._limits.replicas > 0 or self._transport.get_write_buffer_size() > BULK)
-        )
+        if self._partial > BULK or self._rest:
+            return True
+        return bool(self.inflight) and (self._limits.replicas > 0 or self._transport.get_write_buffer_size() > BULK)
 
     def send(self, queue: deque[Operation]) -> int:
         """Write the oldest operations of a queue, as many as there is room for; they become in flight.
@@ -112,12 +117,37 @@ class Lane(asyncio.Protocol):
                 written = True
             if length > BULK:
                 break
-        self._transport.write(b"".join(parts))
         if written:
-            self._await_replicas()
+            parts.append(self._await_replicas())
+        data = b"".join(parts)
+        if len(data) > _AT_ONCE:
+            self._rest = memoryview(data)
+            self._write_piece()
+        else:
+            self._transport.write(data)
         if self._timer is None or tried:
             self._arm()
         return gone
+
+    def _write_piece(self) -> None:
+        if self._transport.is_closing():
+            return
+        piece, self._rest = self._rest[:BULK], self._rest[BULK:]
+        self._transport.write(piece)
+        if not self._rest:
+            self._channel.flush_soon()
+        elif not self._paused:
+            self._loop.call_later(0, self._write_piece)  # after what has been received by then, which may say no
+
+    def pause_writing(self) -> None:
+        """The server takes less than is written."""
+        self._paused = True
+
+    def resume_writing(self) -> None:
+        """It takes more again."""
+        self._paused = False
+        if self._rest:
+            self._write_piece()
 
     def _introduce(self, op: Operation, parts: list[bytes]) -> None:
         """What comes before the payload of an operation that is redirected or a script."""
@@ -139,13 +169,13 @@ class Lane(asyncio.Protocol):
         if not self.inflight:
             self._transport.close()
 
-    def _await_replicas(self) -> None:
-        """Ask for the replicas' confirmation of all writes before; its reply completes them."""
+    def _await_replicas(self) -> bytes:
+        """The question for the replicas' confirmation of all writes before; its reply completes them."""
         milliseconds = int(self._limits.read_timeout * 500)
         wait = _Confirmation(pack(("WAIT", self._limits.replicas, milliseconds)), None)
         wait.deadline = self.inflight[-1].deadline
-        self._transport.write(wait.payload)
         self.inflight.append(wait)
+        return wait.payload
 
     def data_received(self, data: bytes) -> None:
         """Complete every operation whose last reply has come."""
@@ -230,7 +260,10 @@ class Lane(asyncio.Protocol):
         self._confirm(0)
         lost = [op for op in self.inflight if not isinstance(op, _Confirmation)]
         self.inflight.clear()
-        self._channel.lost(self, lost, executed=not self._skipped)
+        executed = 0 if self._skipped else len(lost)
+        if executed and self._rest and not self._limits.replicas:  # else the rest may be the WAIT
+            executed -= 1  # a server executes nothing of a request that it has a part of
+        self._channel.lost(self, lost[:executed], lost[executed:])
 
     def _arm(self) -> None:
         """Look again when the first operation's time is up, or when the server has been silent too long."""
@@ -241,8 +274,8 @@ class Lane(asyncio.Protocol):
 
     def _silent_until(self) -> float:
         limits = self._limits
-        writing = limits.write_timeout if self._transport.get_write_buffer_size() else 0.0
-        return self._progress + limits.read_timeout + writing
+        is_writing = self._rest or self._transport.get_write_buffer_size()
+        return self._progress + limits.read_timeout + (limits.write_timeout if is_writing else 0.0)
 
     def _check(self) -> None:
         self._timer = None

@@ -68,7 +68,7 @@ class RedisStateStore(Generic[S]):
         check_options(options)
         self._types = StateType(state_type)
         self._codec = Codec(self._types, options.get("format", "json"))
-        self._pieces = Pieces(self._types, self._codec) if self._types.has_messages else None
+        self._pieces = Pieces(self._types, self._codec) if Pieces.suit(self._types) else None
         self._keys = Keys(key_prefix, options.get("partitions", 1))
         self._ttl = milliseconds(options.get("ttl"))
         self._refresh_ttl = options.get("refresh_ttl", False)

@@ -7,12 +7,13 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from faulty import SLACK, Bench, behind_proxy, outcome, state
+from faulty import SLACK, Bench, behind_proxy, outcome, state, texts
 from proxy import Action, sometimes
 from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
 from scripted import ScriptedServer
 
 from redis_state import RedisConfig, RedisStateStore, StoreUnavailableError
+from redis_state.lane import BULK
 from redis_state.wire import MAX_PENDING
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from redis_state.testing import RedisServer
 
 CALLERS = 10_000
+LARGE = "x" * 8 * 1024 * 1024
 LOADING = b"-LOADING Redis is loading the dataset in memory\r\n"
 
 
@@ -209,3 +211,52 @@ async def test_memory_stays_bounded_while_nothing_goes_out(redis_server: RedisSe
         assert bench.pending <= MAX_PENDING + 1
         bench.proxy.release()
         assert set(await asyncio.gather(*loads)) == {"done"}
+
+
+@pytest.mark.parametrize("pool_size", [1, 2])
+async def test_a_large_state_goes_out_as_the_server_takes_it(redis_server: RedisServer, pool_size: int) -> None:
+    """While it does not, others wait or go past it; then all of it arrives, whoever has given up meanwhile."""
+    async with behind_proxy(redis_server, pool_size=pool_size) as bench:
+        await asyncio.gather(bench.store.save(state("large", "y" * len(LARGE))), bench.store.save(state("0")))
+        bench.proxy.stall()
+        large = asyncio.ensure_future(bench.store.save(state("large", LARGE)))
+        given_up = asyncio.ensure_future(bench.store.save(state("given up", LARGE)))
+        small = [asyncio.ensure_future(bench.store.save(state(str(number)))) for number in range(20)]
+        await asyncio.sleep(0.1)
+        given_up.cancel()
+        small[7].cancel()
+        bench.proxy.release()
+        assert await asyncio.gather(*(outcome(save) for save in (large, *small[:7], *small[8:]))) == ["done"] * 20
+        assert texts(await bench.store.load("a", "large")) == [LARGE]
+        assert bench.truth.disagreement() == set()
+
+
+@pytest.mark.parametrize("is_back", [True, False])
+async def test_a_large_state_that_is_cut_off_was_not_saved(redis_server: RedisServer, is_back: bool) -> None:  # noqa: FBT001
+    """A part of a request is no request: it is sent again, or fails with an error that says nothing happened."""
+    async with behind_proxy(redis_server) as bench:
+        await bench.store.save(state("large", "y"))
+        bench.proxy.stall()
+        large = asyncio.ensure_future(bench.store.save(state("large", LARGE)))
+        await asyncio.sleep(0.05)
+        if not is_back:
+            bench.proxy.refuse()
+        bench.proxy.cut()
+        bench.proxy.release()
+        assert await bench.in_time(large) == ("done" if is_back else "StoreUnavailableError")
+        await bench.proxy.admit()
+        stored = await bench.truth.load("large")
+        assert stored is not None
+        assert texts(stored) == [LARGE if is_back else "y"]
+
+
+async def test_the_loop_has_its_turn_while_a_large_state_goes_out(redis_server: RedisServer) -> None:
+    """It is written in pieces, and others run between them."""
+    async with RedisStateStore.from_url(redis_server.url) as store:
+        await store.save(state("large", "y"))
+        turns = 0
+        large = asyncio.ensure_future(store.save(state("large", LARGE)))
+        while not large.done():
+            turns += 1
+            await asyncio.sleep(0)
+        assert turns >= len(LARGE) // BULK

@@ -40,6 +40,12 @@ def talk(count: int) -> list[Message]:
     return [Message("user", f'"messages":[{i}],\\ ü\n' * 5, NOW, {"n": i}) for i in range(count)]
 
 
+def nested(count: int) -> list[Message]:
+    """Messages that hold what looks like messages."""
+    inner = [{"role": "user", "content": "x" * 50}] * 3
+    return [Message("tool", 'a"},{"role":"b', NOW, {"calls": inner, "n": i}) for i in range(count)]
+
+
 STATES: Final[list[Any]] = [
     pytest.param(AgentState(agent_id="a", session_id="s"), id="no messages"),
     pytest.param(AgentState(agent_id="a", session_id="s", messages=talk(1)), id="one message"),
@@ -48,6 +54,7 @@ STATES: Final[list[Any]] = [
         id="many messages",
     ),
     pytest.param(AgentState(agent_id="a", session_id="s", context={"big": ["x" * 1000] * 500}), id="large context"),
+    pytest.param(AgentState(agent_id="a", session_id="s", messages=nested(2000)), id="messages inside of messages"),
     pytest.param(Renamed("a", "s", "text", talk(2000)), id="renamed and strict"),
     pytest.param(Plain("a", "s", ["x" * 100] * 5000), id="dataclass"),
 ]
@@ -119,3 +126,31 @@ async def test_what_is_wrong_is_said_as_of_a_small_value(damage: Literal["cut", 
         await in_pieces(AgentState, value)
     assert str(raised.value) == str(expected.value)
     assert raised.value.__context__ is None
+
+
+@pytest.mark.parametrize("before", ['"context":{"messages":[%b]},', '"messages":[],', '"data":{"x":{}},'])
+@pytest.mark.parametrize("after", ['"data":{"messages":[%b]},', '"messages":[],', '"version":2,'])
+async def test_fields_in_another_order(before: str, after: str) -> None:
+    """What somebody else has written loads as a small value of that form does, with fields twice as well."""
+    messages = b",".join([b'{"role":"user","content":"%b"}' % (b"x" * 100)] * 3000)
+    parts = b'{"agent_id":"a",', before.encode(), b'"messages":[%b],', after.encode(), b'"session_id":"s"}'
+    value = b"".join(parts).replace(b"%b", messages)
+    whole, origin = Codec(StateType(AgentState), "json").decode(value, "a", "s")
+    for each in whole.messages:
+        each.timestamp = NOW
+    state, revision = await in_pieces(AgentState, value)
+    for each in state.messages:
+        each.timestamp = NOW
+    whole.created_at = whole.updated_at = state.created_at = state.updated_at = NOW
+    assert (state, revision) == (whole, parsed(origin))
+
+
+def test_types_that_look_at_themselves_are_decoded_whole() -> None:
+    """A `__post_init__` sees all messages, or would work with some of them."""
+
+    class Counted(AgentState):
+        def __post_init__(self) -> None:
+            self.data["count"] = len(self.messages)
+
+    assert not Pieces.suit(StateType(Counted))
+    assert Pieces.suit(StateType(AgentState))

@@ -138,7 +138,7 @@ class TestDocuments:
         """By a store of either format."""
         value = appended(document(format, base), *lines)
         state, origin = Codec(StateType(AgentState), reader).decode(value, "a", "s")
-        assert str(parsed(origin)).startswith(f"{version}-{(lines or [base])[-1].partition('-')[2][:6]}")
+        assert parsed(origin).text.decode().startswith(f"{version}-{(lines or [base])[-1].partition('-')[2][:6]}")
         expected = plain(STATE)
         expected["messages"] += [plain(MORE)] * len(lines)  # pyright: ignore[reportArgumentType]
         if lines:

@@ -17,6 +17,7 @@ from typing import Any, Final, Generic, Literal, cast
 import msgspec
 
 from redis_state import revision as revisions
+from redis_state.clock import microseconds
 from redis_state.errors import StateDecodeError, StateEncodeError
 from redis_state.faithful import compile_check
 from redis_state.revision import UNKNOWN, Origin, Revision
@@ -143,6 +144,14 @@ class Codec(Generic[S]):
             return state, origin
         # Outside of the handler, whose error would be its context and may quote the payload.
         raise StateDecodeError(agent_id, session_id, reason)
+
+    def time_of(self, value: bytes) -> int:
+        """When a stored state was last saved, by its own word, in microseconds since 1970; 0 where it has none."""
+        try:
+            state: Any = self.decode(value, "", "")[0]
+            return microseconds(state.updated_at) if self._stamps else 0
+        except (StateDecodeError, ValueError, TypeError, AttributeError):
+            return 0
 
     def _decode(self, document: bytes, lines: bytes, *, has_revision: bool) -> S:
         if self._strict and has_revision:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from redis import exceptions as redis_errors
+from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.sentinel import MasterNotFoundError, SentinelConnectionPool
 
 from redis_state.errors import ServerRefusedError, StateStoreError, StoreUnavailableError
@@ -330,3 +331,24 @@ def _tls_reason(error: ssl.SSLError) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the certificate is not accepted ({error.verify_message})"
     return str(error.reason or "the handshake failed").replace("_", " ").lower()
+
+
+def router_of(client: Any) -> Router:
+    """The router of a client that a caller has made, or the router itself.
+
+    Raises:
+        TypeError: It is no client of redis.asyncio, or decodes responses.
+    """
+    if isinstance(client, PlainRouter | ClusterRouter):
+        return client
+    if isinstance(client, RedisCluster):
+        settings: dict[str, Any] = client.get_connection_kwargs()
+        router: Router = ClusterRouter(client, owned=False)
+    elif isinstance(client, Redis):
+        settings = client.connection_pool.connection_kwargs
+        router = PlainRouter(client, owned=False)
+    else:
+        raise TypeError(f"client must be a redis.asyncio Redis or RedisCluster, not {type(client).__name__}")
+    if settings.get("decode_responses"):
+        raise TypeError("the client has decode_responses=True; states are bytes: make it without that")
+    return router

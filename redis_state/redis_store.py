@@ -244,7 +244,7 @@ class RedisStateStore(Generic[S]):
             found: dict[str, S] = {}
             for number, (session_id, value) in enumerate(zip(order, values, strict=True), 1):
                 if number % _MGET == 0:
-                    await asyncio.sleep(0)  # so many take half a millisecond to decode
+                    await asyncio.sleep(0)  # others have their turn
                 if value is not None:
                     if len(value) > LARGE and self._pieces is not None:
                         found[session_id], origin = await self._pieces.decode(value, agent_id, session_id)

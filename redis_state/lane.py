@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from redis_state.connect import Connection
 
 _NOT_ENOUGH: Final = object()
+_NOTHING: Final = memoryview(b"")
 _PushNotification: Final = hiredis.PushNotification
 _ASKING: Final = pack(("ASKING",))
 MAX_BATCH: Final = 1024  # operations in flight on one connection; more would only wait in the server
@@ -54,7 +55,7 @@ class Lane(asyncio.Protocol):
         self._loaded: set[str] = set()
         self._left = 0
         self._partial = 0
-        self._rest = memoryview(b"")
+        self._rest = _NOTHING
         self._paused = False
         self._progress = 0.0
         self._skipped = False
@@ -135,6 +136,7 @@ class Lane(asyncio.Protocol):
         piece, self._rest = self._rest[:BULK], self._rest[BULK:]
         self._transport.write(piece)
         if not self._rest:
+            self._rest = _NOTHING  # an empty view would keep what it is a view of
             self._channel.flush_soon()
         elif not self._paused:
             self._loop.call_later(0, self._write_piece)  # after what has been received by then, which may say no

@@ -23,7 +23,9 @@ MAX_BATCH: Final = 1024  # operations in flight on one connection; more would on
 MAX_BATCH_BYTES: Final = 1024 * 1024  # in one write
 _SLICE: Final = 16 * 1024  # bytes parsed at once: hiredis moves the rest of them for every large reply that it returns
 BULK: Final = 64 * 1024  # bytes: what is larger travels apart, so that the small do not wait for it
-_AT_ONCE: Final = 256 * 1024  # bytes written in one turn of the loop; more would hold up the loop, and then the server
+_AT_ONCE: Final = 256 * 1024  # bytes; more is written a piece in each turn, or it would hold up the loop and the server
+_PIECE: Final = 64 * 1024
+_LONE_PIECE: Final = 1024 * 1024  # where nothing else is under way; a small one would cost time and gain nobody any
 
 
 class _Confirmation(Operation):
@@ -133,7 +135,8 @@ class Lane(asyncio.Protocol):
     def _write_piece(self) -> None:
         if self._transport.is_closing():
             return
-        piece, self._rest = self._rest[:BULK], self._rest[BULK:]
+        size = _PIECE if self._channel.wire.traffic.pending > 1 else _LONE_PIECE
+        piece, self._rest = self._rest[:size], self._rest[size:]
         self._transport.write(piece)
         if not self._rest:
             self._rest = _NOTHING  # an empty view would keep what it is a view of

@@ -250,13 +250,16 @@ async def test_a_large_state_that_is_cut_off_was_not_saved(redis_server: RedisSe
         assert texts(stored) == [LARGE if is_back else "y"]
 
 
-async def test_the_loop_has_its_turn_while_a_large_state_goes_out(redis_server: RedisServer) -> None:
-    """It is written in pieces, and others run between them."""
+@pytest.mark.parametrize(("states", "piece"), [(1, 1024 * 1024), (2, BULK)])
+async def test_the_loop_has_its_turn_while_large_states_go_out(
+    redis_server: RedisServer, states: int, piece: int
+) -> None:
+    """They are written in pieces, and others run between them; in small ones, if other operations are under way."""
     async with RedisStateStore.from_url(redis_server.url) as store:
         await store.save(state("large", "y"))
         turns = 0
-        large = asyncio.ensure_future(store.save(state("large", LARGE)))
+        large = asyncio.gather(*(store.save(state(f"large{number}", LARGE)) for number in range(states)))
         while not large.done():
             turns += 1
             await asyncio.sleep(0)
-        assert turns >= len(LARGE) // BULK
+        assert turns >= len(LARGE) // piece

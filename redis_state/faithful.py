@@ -50,7 +50,7 @@ def compile_check(declared: Any) -> Check:
     """
     try:
         return _Source().function(declared)
-    except TypeError:
+    except (TypeError, SyntaxError):  # SyntaxError: lists in lists, deeper than loops nest in Python
         return lambda _: False
 
 

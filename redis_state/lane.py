@@ -20,7 +20,7 @@ _NOTHING: Final = memoryview(b"")
 _PushNotification: Final = hiredis.PushNotification
 _ASKING: Final = pack(("ASKING",))
 MAX_BATCH: Final = 1024  # operations in flight on one connection; more would only wait in the server
-MAX_BATCH_BYTES: Final = 1024 * 1024  # in one write
+MAX_BATCH_BYTES: Final = 1024 * 1024  # in one batch
 _SLICE: Final = 16 * 1024  # bytes parsed at once: hiredis moves the rest of them for every large reply that it returns
 BULK: Final = 64 * 1024  # bytes: what is larger travels apart, so that the small do not wait for it
 _AT_ONCE: Final = 256 * 1024  # bytes; more is written a piece in each turn, or it would hold up the loop and the server
@@ -133,6 +133,7 @@ class Lane(asyncio.Protocol):
         return gone
 
     def _write_piece(self) -> None:
+        """Write the next piece of something large, and see to the one after it."""
         if self._transport.is_closing():
             return
         size = _PIECE if self._channel.wire.traffic.pending > 1 else _LONE_PIECE
@@ -265,8 +266,8 @@ class Lane(asyncio.Protocol):
         self._confirm(0)
         lost = [op for op in self.inflight if not isinstance(op, _Confirmation)]
         self.inflight.clear()
-        executed = 0 if self._skipped else len(lost)
-        if executed and self._rest and not self._limits.replicas:  # else the rest may be the WAIT
+        executed = 0 if self._skipped else len(lost)  # those that may have been
+        if executed and self._rest and not self._limits.replicas:  # with replicas the rest may be the WAIT
             executed -= 1  # a server executes nothing of a request that it has a part of
         self._channel.lost(self, lost[:executed], lost[executed:])
 

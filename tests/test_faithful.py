@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import uuid
 from collections import OrderedDict
@@ -75,7 +76,9 @@ VALUES: Final = st.recursive(
     ),
     max_leaves=6,
 )
+DEEP: Final[Any] = functools.reduce(lambda inner, _: list[inner], range(30), int)
 DECLARED: Final[list[Any]] = [
+    DEEP,
     *(Any, str, int, float, bool, None, datetime, list, dict, list[Any], dict[str, Any], list[str], list[list[int]]),
     *(
         dict[str, int],

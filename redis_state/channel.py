@@ -81,6 +81,7 @@ class Channel:
         """Send what is queued, as far as connections take it; open another where they do not."""
         self._flushing = False
         self._due = 0.0
+        self.wire.home.leave()
         while self.queue:
             lane = self._choose()
             if lane is None:

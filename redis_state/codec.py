@@ -82,8 +82,8 @@ class Codec(Generic[S]):
         raise refusal  # outside of the handler, whose error would be its context and may quote the payload
 
     @staticmethod
-    def seal(document: bytes, revision: Revision) -> tuple[int, bytes]:
-        """How much of what `encode` returned stays, and what stands after that when the revision is added."""
+    def ending(document: bytes, revision: Revision) -> tuple[int, bytes]:
+        """What adds a revision to what `encode` returned: how many bytes of that stay, and the bytes after them."""
         if document[0] != _BRACE:
             text = revision.text
             return len(document), b"\xa4_rev\xd9%c%b" % (len(text), text)
@@ -93,11 +93,11 @@ class Codec(Generic[S]):
     @staticmethod
     def sealed(document: bytes, revision: Revision) -> bytes:
         """What `encode` returned, with the revision."""
-        length, end = Codec.seal(document, revision)
+        length, end = Codec.ending(document, revision)
         return document[:length] + end
 
     @staticmethod
-    def unsealed(document: bytes) -> bytes:
+    def unfinished(document: bytes) -> bytes:
         """What `encode` returned up to where a script adds the revision."""
         if document[0] != _BRACE:
             return document + b"\xa4_rev"

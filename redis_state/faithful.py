@@ -50,7 +50,7 @@ def compile_check(declared: Any) -> Check:
     """
     try:
         return _Source().function(declared)
-    except (TypeError, SyntaxError):  # SyntaxError: lists in lists, deeper than loops nest in Python
+    except (TypeError, SyntaxError):  # SyntaxError: lists nested deeper than Python's loops, a field named as a keyword
         return lambda _: False
 
 
@@ -64,7 +64,7 @@ _DOUBTS: Final[dict[Any, str]] = {
     datetime: "type({0}) is not datetime or {0}.tzinfo is not UTC",  # another zone comes back as one of the same offset
     Any: "type({0}) not in atoms and not is_plain({0})",
 }
-_ITEMS: Final[dict[Any, Any]] = {list: list[Any], dict: dict[str, Any]}
+_BARE: Final[dict[Any, Any]] = {list: (Any,), dict: (str, Any)}  # what is in a list and a dict that do not say it
 
 
 class _Source:
@@ -106,8 +106,8 @@ class _Source:
         """
         if declared in _DOUBTS:
             return [f"if {_DOUBTS[declared].format(value)}: return False"]
-        declared = _ITEMS.get(declared, declared)
-        origin, arguments = typing.get_origin(declared), typing.get_args(declared)
+        origin = typing.get_origin(declared) or declared
+        arguments = typing.get_args(declared) or _BARE.get(origin, ())
         if origin in (typing.Union, types.UnionType):
             return self.any_of(arguments, value)
         item = self.variable()
@@ -129,7 +129,7 @@ class _Source:
         return self.struct(declared, value)
 
     def any_of(self, declared: tuple[Any, ...], value: str) -> list[str]:
-        """Statements for a union."""
+        """Statements for a union: None passes, anything else is looked at."""
         some = [each for each in declared if each is not type(None)]
         if len(some) > 1:
             checks = [f"{self.name(self.function(each))}({value})" for each in some]

@@ -23,8 +23,8 @@ MAX_BATCH: Final = 1024  # operations in flight on one connection; more would on
 MAX_BATCH_BYTES: Final = 1024 * 1024  # in one batch
 _SLICE: Final = 16 * 1024  # bytes parsed at once: hiredis moves the rest of them for every large reply that it returns
 BULK: Final = 64 * 1024  # bytes: what is larger travels apart, so that the small do not wait for it
-_AT_ONCE: Final = 256 * 1024  # bytes; more is written a piece in each turn, or it would hold up the loop and the server
-_PIECE: Final = 64 * 1024
+_AT_ONCE: Final = 256 * 1024  # bytes; what is larger is written in pieces, or it would hold up the loop and the server
+_PIECE: Final = 64 * 1024  # at least
 _LONE_PIECE: Final = 1024 * 1024  # where nothing else is under way; a small one would cost time and gain nobody any
 
 
@@ -43,7 +43,7 @@ class Lane(asyncio.Protocol):
         loaded: the scripts that this connection has sent by text, so that the server knows their hash.
         left: replies still to come of the oldest operation in flight; 0 if none of them has come.
         partial: bytes received of a reply that is not complete.
-        rest: what is still to be written of something large, a piece in each turn of the loop.
+        rest: what is still to be written of a large operation, a piece in each turn of the loop.
         paused: the transport holds as much as it should.
         progress: when the server last sent something, or when it was given work after it had none.
         skipped: the server closes the connection, and has executed nothing of what is in flight.
@@ -97,7 +97,7 @@ class Lane(asyncio.Protocol):
         room = MAX_BATCH - len(inflight)
         if not inflight:
             self._progress = self._loop.time()
-        size = gone = 0
+        size = gone = length = 0
         tried = written = False
         while queue and room and size < MAX_BATCH_BYTES:
             op = queue.popleft()
@@ -123,7 +123,7 @@ class Lane(asyncio.Protocol):
         if written:
             parts.append(self._await_replicas())
         data = b"".join(parts)
-        if len(data) > _AT_ONCE:
+        if length > _AT_ONCE:
             self._rest = memoryview(data)
             self._write_piece()
         else:
@@ -136,7 +136,8 @@ class Lane(asyncio.Protocol):
         """Write the next piece of something large, and see to the one after it."""
         if self._transport.is_closing():
             return
-        size = _PIECE if self._channel.wire.traffic.pending > 1 else _LONE_PIECE
+        is_alone = self._channel.wire.traffic.pending == 1
+        size = _LONE_PIECE if is_alone else max(_PIECE, len(self._rest) // 16)  # a share: long turns are no bound to it
         piece, self._rest = self._rest[:size], self._rest[size:]
         self._transport.write(piece)
         if not self._rest:
@@ -193,7 +194,9 @@ class Lane(asyncio.Protocol):
         except (hiredis.ProtocolError, IndexError):  # a reply nobody waits for: this is no Redis, or a broken one
             self.abort()
         self._progress = self._loop.time()
-        if self._retired and not self.inflight:
+        if self._skipped:
+            self.abort()  # it takes nothing more, whether it closes at once or not
+        elif self._retired and not self.inflight:
             self._transport.close()
         if answered:
             self._partial = 0

@@ -95,9 +95,9 @@ def unread(value: bytes) -> bytes:
     return b"" if _AT in end else end
 
 
-def starts_with(end: bytes, version: int) -> bool:
-    """Whether what `unread` returned is of this version."""
-    return end.startswith(b'"_rev":"%d-' % version)
+def starts_with(end: bytes, version: object) -> bool:
+    """Whether what `unread` returned is of this version, which may be what somebody else wrote in its place."""
+    return type(version) is int and end.startswith(b'"_rev":"%d-' % version)
 
 
 def read(value: bytes) -> tuple[Revision, int]:

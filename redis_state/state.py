@@ -105,11 +105,14 @@ class StateType(Generic[S]):
             frozen, compares = config.frozen, config.eq
             if config.array_like:
                 raise TypeError(f"{state_type.__name__} must encode as an object: leave out array_like=True")
-            names = {field.name: field.encode_name for field in msgspec.structs.fields(state_type)}
+            fields = msgspec.structs.fields(state_type)
+            names = {field.name: field.encode_name for field in fields}
+            declared = {field.name: field.type for field in fields}
         elif dataclasses.is_dataclass(state_type):
             params = state_type.__dataclass_params__  # pyright: ignore[reportAttributeAccessIssue, reportUnknownVariableType, reportUnknownMemberType]
             frozen, compares = bool(params.frozen), bool(params.eq)  # pyright: ignore[reportUnknownArgumentType, reportUnknownMemberType]
             names = {field.name: field.name for field in dataclasses.fields(state_type)}
+            declared = typing.get_type_hints(state_type, include_extras=True)
         else:
             raise TypeError(f"state_type must be a msgspec Struct or a dataclass, not {state_type!r}")
         name = state_type.__name__
@@ -125,9 +128,14 @@ class StateType(Generic[S]):
         for field, kind in (("version", int), ("updated_at", datetime)):
             if field in names and kind not in (hints[field], *typing.get_args(hints[field])):
                 raise TypeError(f"{name}.{field} must be annotated as {kind.__name__}: a save stamps it")
-        if "messages" in names and typing.get_origin(hints["messages"]) is not list:
+        self.message_list: Any = declared.get("messages")
+        self.constrains_messages = typing.get_origin(self.message_list) is typing.Annotated
+        if self.constrains_messages:
+            self.message_list = typing.get_args(self.message_list)[0]
+        if "messages" in names and typing.get_origin(self.message_list) is not list:
             raise TypeError(f"{name}.messages must be annotated as a list")
-        self.message_list: Any = hints.get("messages")
+        if getattr(self.message_list, "__parameters__", ()):
+            raise TypeError(f"{name}.messages must be annotated with a type, not with a variable for one")
         self.messages_key = names.get("messages", "")
         self.has_room = bool(state_type.__dictoffset__)
         self.has_version = "version" in names

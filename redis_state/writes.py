@@ -59,7 +59,7 @@ class Save(Operation, kw_only=True):
         if fresh:
             options, count = options + b"$3\r\nGET\r\n", count + 1
         session = self.session
-        length, end = Codec.seal(self.document, self.revision)
+        length, end = Codec.ending(self.document, self.revision)
         score = b"%d" % self.score
         self.payload = _BLOCK % (
             count, session.sent_key, length + len(end), length, self.document, end, options,
@@ -79,7 +79,7 @@ class Save(Operation, kw_only=True):
             SAVE,
             (session.key, session.partition.index),
             (
-                *(Codec.unsealed(self.document), revision.version, revision.newest, expected, self.parent.newest),
+                *(Codec.unfinished(self.document), revision.version, revision.newest, expected, self.parent.newest),
                 *(self.score, session.session_id, ttl, seen, int(self.sent)),
             ),
         )
@@ -113,7 +113,7 @@ class Append(Operation, kw_only=True):
         write_id: The id of this write.
         score: When, in microseconds since 1970.
         ttl: After how many milliseconds the state expires; None leaves its expiry as it is.
-        seen: The id of the latest write of the session that the store knew of before it sent this one.
+        newest: The id of the latest write of the session that the store knew of before it sent this one.
     """
 
     session: Session
@@ -121,17 +121,17 @@ class Append(Operation, kw_only=True):
     write_id: bytes
     score: int
     ttl: int | None
-    seen: bytes = b""
+    newest: bytes = b""
 
     def become_script(self) -> None:
         """Append once, however often this is sent."""
         if not self.sent:
-            self.seen = revisions.parsed(self.session.seen).newest
+            self.newest = revisions.parsed(self.session.seen).newest
         ttl = "" if self.ttl is None else self.ttl
         self.call(
             APPEND,
             (self.session.key, self.session.partition.index),
-            (self.line, self.write_id, self.seen, self.score, self.session.session_id, ttl, int(self.sent)),
+            (self.line, self.write_id, self.newest, self.score, self.session.session_id, ttl, int(self.sent)),
         )
 
     def outcome(self, reply: list[Any]) -> Revision:

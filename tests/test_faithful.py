@@ -9,7 +9,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
 from enum import StrEnum
-from typing import Annotated, Any, Final, Optional
+from typing import Annotated, Any, Dict, Final, List, Optional  # noqa: UP035
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -78,7 +78,7 @@ VALUES: Final = st.recursive(
 )
 DEEP: Final[Any] = functools.reduce(lambda inner, _: list[inner], range(30), int)
 DECLARED: Final[list[Any]] = [
-    DEEP,
+    *(DEEP, List, Dict, Optional[List]),  # noqa: UP006, UP045  # pyright: ignore[reportMissingTypeArgument]  # as in older code
     *(Any, str, int, float, bool, None, datetime, list, dict, list[Any], dict[str, Any], list[str], list[list[int]]),
     *(
         dict[str, int],

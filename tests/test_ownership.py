@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import threading
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -300,6 +301,25 @@ class TestOneLoopEach:
             assert runner.run(store.load("a1", "s1")).version == 1
             runner.run(store.aclose())
             runner.run(disconnected(server))
+
+    def test_a_loop_that_went_to_another_thread(self, server: RedisServer) -> None:
+        """Its thread runs another loop now: the store still belongs to the one that left."""
+        store = RedisStateStore.from_url(server.url)
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(store.save(a_state()))
+        thread = threading.Thread(target=loop.run_forever)
+        thread.start()
+        try:
+            for _ in range(3):
+                with pytest.raises(ForeignLoopError, match="event loop"):
+                    asyncio.run(store.save(a_state()))
+            saved = asyncio.run_coroutine_threadsafe(store.load("a1", "s1"), loop).result(10)
+            assert saved.version == 1
+            asyncio.run_coroutine_threadsafe(store.aclose(), loop).result(10)
+        finally:
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join()
+            loop.close()
 
     def test_a_closed_store_is_closed_in_every_loop(self, server: RedisServer) -> None:
         """Nothing opens it again."""

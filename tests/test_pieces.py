@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Generic, Literal, TypeVar
 
 import msgspec
 import pytest
@@ -102,6 +102,29 @@ async def test_the_loop_has_its_turn_between_pieces() -> None:
     assert turns >= len(value) // (64 * 1024)
 
 
+T = TypeVar("T")
+
+
+class Base(msgspec.Struct, Generic[T]):
+    agent_id: str
+    session_id: str
+    messages: list[T] = []
+
+
+class Talk(Base[Message]):
+    pass
+
+
+async def test_messages_of_a_generic_type() -> None:
+    """They are what the class says that fills in the variable, in pieces and in appended lines."""
+    types = StateType(Talk)
+    codec = Codec(types, "json")
+    state = Talk("a", "s", talk(3000))
+    value = document = codec.sealed(codec.encode(state), Revision(1, b"AAAAAA."))
+    value += b'\n%b2-BBBBBB,@%d"}' % (codec.encode_batch(talk(1), NOW), len(document))
+    assert (await in_pieces(Talk, value))[0] == Talk("a", "s", [*talk(3000), *talk(1)])
+
+
 @pytest.mark.parametrize("damage", ["cut", "type", "line", "spaces"])
 async def test_what_is_wrong_is_said_as_of_a_small_value(damage: Literal["cut", "type", "line", "spaces"]) -> None:
     """The same error, or, of a document that somebody formatted, the same state."""
@@ -128,6 +151,63 @@ async def test_what_is_wrong_is_said_as_of_a_small_value(damage: Literal["cut", 
     assert raised.value.__context__ is None
 
 
+class Log(msgspec.Struct, omit_defaults=True):
+    events: list[Message]
+    agent_id: str
+    session_id: str
+    messages: list[Message] = []
+
+
+class Texts(msgspec.Struct, dict=True):
+    agent_id: str
+    session_id: str
+    messages: list[str] = []
+    rows: list[list[int]] = []
+
+
+class Rows(msgspec.Struct):
+    agent_id: str
+    session_id: str
+    messages: list[list[int]] = []
+
+
+@pytest.mark.parametrize("format", ["json", "msgpack"])
+@pytest.mark.parametrize(
+    "state",
+    [
+        pytest.param(Log(talk(3000), "a", "s"), id="no messages, another list in their place"),
+        pytest.param(Texts("a", "s", ['{"messages":["x","y"],"z":"'] * 20_000), id="texts that look like the field"),
+        pytest.param(Texts("a", "s", ['","', "],[", "\\", '"'] * 20_000), id="texts that look like separators"),
+        pytest.param(Rows("a", "s", [[n, n] for n in range(50_000)]), id="arrays"),
+        pytest.param(AgentState(agent_id="{", session_id="s", messages=talk(3000)), id="a brace in an id"),
+    ],
+)
+async def test_nothing_is_taken_for_messages_that_is_not(state: Any, format: Format) -> None:
+    """Other fields, and texts inside of messages, stay what they are."""
+    types: StateType[Any] = StateType(state.__class__)
+    codec: Codec[Any] = Codec(types, format)
+    value = codec.sealed(codec.encode(state), Revision(1, b"AAAAAA."))
+    assert (await in_pieces(state.__class__, value))[0] == state
+
+
+async def test_a_field_inside_of_another_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A context that has messages of its own costs the decoding of one more piece, not of everything."""
+    types = StateType(AgentState)
+    codec = Codec(types, "json")
+    state = AgentState(agent_id="a", session_id="s", messages=talk(5000), context={"messages": ["x"]})
+    value = codec.sealed(codec.encode(state), Revision(1, b"AAAAAA."))
+    sizes: list[int] = []
+    decode = Codec.decode
+
+    def noting(self: Codec[Any], value: bytes, agent_id: str, session_id: str) -> Any:
+        sizes.append(len(value))
+        return decode(self, value, agent_id, session_id)
+
+    monkeypatch.setattr(Codec, "decode", noting)
+    assert (await in_pieces(AgentState, value))[0] == state
+    assert max(sizes) < 4 * 64 * 1024 < len(value)
+
+
 @pytest.mark.parametrize("before", ['"context":{"messages":[%b]},', '"messages":[],', '"data":{"x":{}},'])
 @pytest.mark.parametrize("after", ['"data":{"messages":[%b]},', '"messages":[],', '"version":2,'])
 async def test_fields_in_another_order(before: str, after: str) -> None:
@@ -146,11 +226,17 @@ async def test_fields_in_another_order(before: str, after: str) -> None:
 
 
 def test_types_that_look_at_themselves_are_decoded_whole() -> None:
-    """A `__post_init__` sees all messages, or would work with some of them."""
+    """A `__post_init__` and a limit see all messages, or would work with some of them."""
 
     class Counted(AgentState):
         def __post_init__(self) -> None:
             self.data["count"] = len(self.messages)
 
+    class Few(msgspec.Struct):
+        agent_id: str
+        session_id: str
+        messages: Annotated[list[str], msgspec.Meta(max_length=3)] = []
+
     assert not Pieces.suit(StateType(Counted))
+    assert not Pieces.suit(StateType(Few))
     assert Pieces.suit(StateType(AgentState))

@@ -109,7 +109,8 @@ class _Source:
         origin = typing.get_origin(declared) or declared
         arguments = typing.get_args(declared) or _BARE.get(origin, ())
         if origin in (typing.Union, types.UnionType):
-            return self.any_of(arguments, value)
+            # Beside Any the others do not count: all is decoded as if it alone stood there.
+            return self.lines(Any, value) if Any in arguments else self.any_of(arguments, value)
         item = self.variable()
         if origin is list:
             return [

@@ -39,7 +39,7 @@ class Home:
         self._thread = 0
 
     def is_here(self) -> bool:
-        """Whether it is certain that the loop runs here, because it was entered in this turn of it.
+        """Whether this is still the turn of the loop in which it was entered.
 
         For all operations of a turn but the first this is the answer. `asyncio.get_running_loop` takes twice as long
         in Python 3.11, where it asks the system for the process each time.
@@ -48,9 +48,11 @@ class Home:
 
     def enter(self) -> None:
         """Take the running loop for one's own, or see that it is."""
-        self.check()
-        self.loop = asyncio.get_running_loop()
-        self._is_running = self.loop.is_running
+        loop = asyncio.get_running_loop()
+        if loop is not self.loop or self._process != _process:
+            self.check()
+            self.loop = loop
+            self._is_running = loop.is_running
         self._thread = get_ident()
 
     def leave(self) -> None:

@@ -45,7 +45,7 @@ class Lane(asyncio.Protocol):
         partial: bytes received of a reply that is not complete.
         rest: what is still to be written of a large operation, a piece in each turn of the loop.
         paused: the transport holds as much as it should.
-        progress: when the server last sent something, or when it was given work after it had none.
+        progress: when the server last sent something, took a piece, or got work after it had none.
         skipped: the server closes the connection, and has executed nothing of what is in flight.
         retired: it takes nothing new and closes when nothing is in flight.
     """
@@ -97,8 +97,8 @@ class Lane(asyncio.Protocol):
         room = MAX_BATCH - len(inflight)
         if not inflight:
             self._progress = self._loop.time()
-        size = gone = length = 0
-        tried = written = False
+        size = gone = 0
+        tried = written = large = False
         while queue and room and size < MAX_BATCH_BYTES:
             op = queue.popleft()
             if op.future.done():
@@ -119,11 +119,12 @@ class Lane(asyncio.Protocol):
             if replicas and op.writes:
                 written = True
             if length > BULK:
+                large = length > _AT_ONCE
                 break
         if written:
             parts.append(self._await_replicas())
         data = b"".join(parts)
-        if length > _AT_ONCE:
+        if large:
             self._rest = memoryview(data)
             self._write_piece()
         else:
@@ -140,8 +141,10 @@ class Lane(asyncio.Protocol):
         size = _LONE_PIECE if is_alone else max(_PIECE, len(self._rest) // 16)  # a share: long turns are no bound to it
         piece, self._rest = self._rest[:size], self._rest[size:]
         self._transport.write(piece)
+        self._progress = self._loop.time()
         if not self._rest:
             self._rest = _NOTHING  # an empty view would keep what it is a view of
+            self._arm()
             self._channel.flush_soon()
         elif not self._paused:
             self._loop.call_later(0, self._write_piece)  # after what has been received by then, which may say no

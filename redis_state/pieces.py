@@ -27,6 +27,7 @@ LARGE: Final = 256 * 1024  # bytes, above which it is worth the detour
 _PIECE: Final = 64 * 1024  # bytes decoded in one turn, about
 _TRIES: Final = 4  # cuts tried for one piece
 _BEGINNING: Final = re.compile(rb'\{"[^"\\]*":|"|\[')  # of a message: an object's first key, a string, or an array
+_BACKSLASH: Final = ord("\\")
 _CLOSING: Final = {b"{": b"}", b'"': b'"', b"[": b"]"}
 
 
@@ -56,60 +57,68 @@ class Pieces(Generic[S]):
     async def decode(self, value: bytes, agent_id: str, session_id: str) -> tuple[S, Origin]:
         """See `Codec.decode`."""
         with contextlib.suppress(*UNDECODABLE, StateDecodeError):
-            return await self._decode(value, agent_id, session_id)
+            return await self._decode(value)
         return self._codec.decode(value, agent_id, session_id)  # it can be decoded in one piece, or is refused as any
 
-    async def _decode(self, value: bytes, agent_id: str, session_id: str) -> tuple[S, Origin]:
+    async def _decode(self, value: bytes) -> tuple[S, Origin]:
         revision, end = revisions.read(value)
-        start, separator = self._find_messages(value, end)
-        messages, piece = list[Any](), list[Any]()
-        last = at = start  # where the latest piece began, and where the rest does
-        while True:
-            await asyncio.sleep(0)
-            found = self._cut(value, at, end, separator)
-            if found is None:
-                break
-            piece, after = found
-            messages += piece
-            last, at = at, after
-        state: Any
-        state, _ = self._codec.decode(value[:start] + value[at:end], agent_id, session_id)
-        if value.find(self._key, at, end) > 0:  # inside of another field, or this one a second time
-            longer: Any
-            longer, _ = self._codec.decode(value[:start] + value[last:end], agent_id, session_id)
-            if len(longer.messages) != len(piece) + len(state.messages):
-                raise ValueError("it has messages twice, and the last ones count")
-        state.messages[:0] = messages
+        document = value[:end]
+        found = self._find_messages(document)
+        state = self._whole(document) if found is None else await self._in_pieces(document, *found)
         for lines in _slices(value, end):
             await asyncio.sleep(0)
             self._codec.extend(state, lines)
         return state, revision
 
-    def _find_messages(self, value: bytes, end: int) -> tuple[int, bytes]:
-        """Where the messages begin, and what stands between two of them.
+    async def _in_pieces(self, document: bytes, start: int, separator: bytes) -> Any:
+        messages, piece = list[Any](), list[Any]()
+        last = at = start  # where the latest piece began, and where the rest does
+        while True:
+            await asyncio.sleep(0)
+            found = self._cut(document, at, separator)
+            if found is None:
+                break
+            piece, after = found
+            messages += piece
+            last, at = at, after
+        state = self._whole(document[:start] + document[at:])
+        # Inside of another field, or this one for a second time, perhaps with its letters escaped.
+        if document.find(self._key, at) > 0 or document.find(b"\\u", at) > 0:
+            longer = self._whole(document[:start] + document[last:])
+            if len(longer.messages) != len(piece) + len(state.messages):
+                raise ValueError("it has messages twice, and the last ones count")
+        state.messages[:0] = messages
+        return state
 
-        Raises:
-            ValueError: They are not there, or it is not sure that these are they.
-        """
-        found = value.find(self._opening, 0, end)
+    def _whole(self, document: bytes) -> Any:
+        return self._codec.decode(document, "", "")[0]
+
+    def _find_messages(self, document: bytes) -> tuple[int, bytes] | None:
+        """Where the messages begin, and what stands between two of them; None where that is not sure."""
+        found = document.find(self._opening)
         start = found + len(self._opening)
         # Inside of a string its quotes would be escaped, inside of another object there would be a second brace before.
-        if found < 0 or value[:1] != b"{" or value.count(b"{", 0, start) != 1:
-            raise ValueError("no messages, or behind another object")
-        beginning = _BEGINNING.match(value, start, end)
+        if (
+            found < 0
+            or document[found - 1] == _BACKSLASH
+            or document[:1] != b"{"
+            or document.count(b"{", 0, start) != 1
+        ):
+            return None
+        beginning = _BEGINNING.match(document, start)
         if beginning is None:
-            raise ValueError("no messages, or of another kind")
+            return None
         return start, b"%b,%b" % (_CLOSING[beginning[0][:1]], beginning[0])
 
-    def _cut(self, value: bytes, start: int, end: int, separator: bytes) -> tuple[list[Any], int] | None:
+    def _cut(self, document: bytes, start: int, separator: bytes) -> tuple[list[Any], int] | None:
         """The messages of about one piece, and where the next one begins; None where there is no such cut."""
         near = start + _PIECE
         for _ in range(_TRIES):
-            near = value.find(separator, near, end)
+            near = document.find(separator, near)
             if near < 0:
                 break
             with contextlib.suppress(*UNDECODABLE):
-                return self._messages.decode(b"[%b]" % value[start : near + 1]), near + len(b"},")
+                return self._messages.decode(b"[%b]" % document[start : near + 1]), near + len(b"},")
             near += 1
         return None
 

@@ -122,8 +122,9 @@ class Wire:
 
     def _enter(self) -> None:
         """See that operations can be taken here, or say why not."""
-        self.home.check()
-        self.traffic.check_open()
+        if self.traffic.closed:
+            self.home.check()
+            self.traffic.check_open()
         self.home.enter()
 
     def settled(self, count: int) -> None:
@@ -140,6 +141,7 @@ class Wire:
             dialer = self.router.named(name) if name else self.router.route(op.slot)
         if dialer is None:
             self._unrouted.append(op)
+            self.home.leave()  # nothing is flushed in this turn
             self._learn()
             return
         self._push(dialer, op)

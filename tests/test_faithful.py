@@ -78,6 +78,7 @@ VALUES: Final = st.recursive(
 )
 DEEP: Final[Any] = functools.reduce(lambda inner, _: list[inner], range(30), int)
 DECLARED: Final[list[Any]] = [
+    *(Point | Any, list[Message | Any], Optional[datetime | Any]),  # noqa: UP045
     *(DEEP, List, Dict, Optional[List]),  # noqa: UP006, UP045  # pyright: ignore[reportMissingTypeArgument]  # as in older code
     *(Any, str, int, float, bool, None, datetime, list, dict, list[Any], dict[str, Any], list[str], list[list[int]]),
     *(

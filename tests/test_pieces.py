@@ -190,6 +190,22 @@ async def test_nothing_is_taken_for_messages_that_is_not(state: Any, format: For
     assert (await in_pieces(state.__class__, value))[0] == state
 
 
+async def test_a_session_that_only_append_has_filled() -> None:
+    """Its document is small, and the lines after it come a few at a time."""
+    types = StateType(AgentState)
+    codec = Codec(types, "json")
+    value = document = codec.sealed(codec.encode(AgentState(agent_id="a", session_id="s")), Revision(1, b"AAAAAA."))
+    for number in range(200):
+        value += b'\n%b%d-BBBBBB,@%d"}' % (codec.encode_batch(talk(20), NOW), number + 2, len(document))
+    turns = 0
+    task = asyncio.ensure_future(Pieces(types, codec).decode(value, "a", "s"))
+    while not task.done():
+        turns += 1
+        await asyncio.sleep(0)
+    assert len((await task)[0].messages) == 4000
+    assert turns >= len(value) // (128 * 1024)
+
+
 async def test_a_field_inside_of_another_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """A context that has messages of its own costs the decoding of one more piece, not of everything."""
     types = StateType(AgentState)
@@ -208,8 +224,13 @@ async def test_a_field_inside_of_another_is_looked_at_once(monkeypatch: pytest.M
     assert max(sizes) < 4 * 64 * 1024 < len(value)
 
 
-@pytest.mark.parametrize("before", ['"context":{"messages":[%b]},', '"messages":[],', '"data":{"x":{}},'])
-@pytest.mark.parametrize("after", ['"data":{"messages":[%b]},', '"messages":[],', '"version":2,'])
+@pytest.mark.parametrize(
+    "before", ['"context":{"messages":[%b]},', '"messages":[],', '"data":{"x":{}},', '"x\\"messages":[%b],']
+)
+@pytest.mark.parametrize(
+    "after",
+    ['"data":{"messages":[%b]},', '"messages":[],', '"messages": [],', '"m\\u0065ssages":[],', '"version":2,'],
+)
 async def test_fields_in_another_order(before: str, after: str) -> None:
     """What somebody else has written loads as a small value of that form does, with fields twice as well."""
     messages = b",".join([b'{"role":"user","content":"%b"}' % (b"x" * 100)] * 3000)

@@ -119,7 +119,7 @@ class Session:
         self.session_id = session_id
         self.key = partition.state(session_id)
         self.sent_key = bulk(self.key)
-        self.sent_get = b"*2\r\n$3\r\nGET\r\n" + self.sent_key
+        self.sent_get = b"*2\r\n" + bulk(b"GET") + self.sent_key
         self.sent_member = bulk(session_id.encode())
         self.seen: Origin = UNKNOWN
 

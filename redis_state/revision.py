@@ -21,6 +21,7 @@ _ID: Final = 6  # letters
 _ENTRY: Final = _ID + 1
 _TAIL: Final = 192  # bytes that hold any revision, with what closes it
 _OPENING: Final = b'"_rev":"'
+_OPENING_OF: Final = _OPENING + b"%d-"  # a version
 _AT: Final = ord("@")  # what the revision of an appended line holds
 _ALPHABET: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 _PAIRS: Final = [(a + b).encode() for a in _ALPHABET for b in _ALPHABET]
@@ -97,7 +98,7 @@ def unread(value: bytes) -> bytes:
 
 def starts_with(end: bytes, version: object) -> bool:
     """Whether what `unread` returned is of this version, which may be what somebody else wrote in its place."""
-    return type(version) is int and end.startswith(b'"_rev":"%d-' % version)
+    return type(version) is int and end.startswith(_OPENING_OF % version)
 
 
 def read(value: bytes) -> tuple[Revision, int]:

@@ -14,11 +14,7 @@ from redis.exceptions import RedisError
 from redis_state import replies
 from redis_state.channel import Channel
 from redis_state.connect import Failure, describe
-from redis_state.errors import (
-    NotReplicatedError,
-    OutcomeUnknownError,
-    StoreTimeoutError,
-)
+from redis_state.errors import NotReplicatedError, OutcomeUnknownError, StoreTimeoutError
 from redis_state.home import Home
 from redis_state.lane import BULK
 from redis_state.limits import Limits

@@ -8,10 +8,10 @@ from redis_state import revision as revisions
 from redis_state.codec import Codec
 from redis_state.errors import OutcomeUnknownError, StateDecodeError, StateNotFoundError, VersionConflictError
 from redis_state.keys import Partition, Session, bulk
-from redis_state.operation import EXEC, MULTI, Operation, pack
+from redis_state.operation import EXEC, MULTI, Argument, Operation, pack
 from redis_state.replies import ReplyError, refusal
-from redis_state.revision import Origin, Revision
-from redis_state.scripts import APPEND, DELETE, SAVE
+from redis_state.revision import UNKNOWN, Origin, Revision
+from redis_state.scripts import APPEND, DELETE, SAVE, Script
 
 # MULTI, SET key document [options], ZADD index score member, EXEC. To format them at once takes half the time of
 # packing them one by one.
@@ -23,28 +23,46 @@ _BLOCK: Final = (
 )
 
 
-class Save(Operation, kw_only=True):
-    """One save: a MULTI block, or a script where it has a condition.
+class _Write(Operation, kw_only=True):
+    """A write that is replayed as a script which recognises it.
 
     Attributes:
         session: The session.
-        document: The state's bytes, without a revision.
-        revision: What this write makes.
-        parent: The revision that the object stems from, as far as it is known.
-        expected: The version that must be stored (0: nothing is); None: any.
         score: When, in microseconds since 1970.
-        ttl: After how many milliseconds the state expires; None is never.
+        ttl: After how many milliseconds the state expires, or None.
         seen: The latest write of the session that the store knew of before it sent this one.
     """
 
     session: Session
+    score: int
+    ttl: int | None
+    seen: Origin = UNKNOWN
+
+    def call_write(self, script: Script, *args: Argument) -> None:
+        """Run a script with these arguments, and after them what each such script is told."""
+        session = self.session
+        if not self.sent:
+            self.seen = session.seen
+        ttl = "" if self.ttl is None else self.ttl
+        seen = revisions.parsed(self.seen).newest
+        keys = (session.key, session.partition.index)
+        self.call(script, keys, (*args, self.score, session.session_id, ttl, seen, int(self.sent)))
+
+
+class Save(_Write, kw_only=True):
+    """One save: a MULTI block, or a script where it has a condition. Without a ttl the state never expires.
+
+    Attributes:
+        document: The state's bytes, without a revision.
+        revision: What this write makes.
+        parent: The revision that the object stems from, as far as it is known.
+        expected: The version that must be stored (0: nothing is); None: any.
+    """
+
     document: bytes
     revision: Revision
     parent: Revision
     expected: int | None
-    score: int
-    ttl: int | None
-    seen: Origin
 
     def become_block(self, *, fresh: bool) -> None:
         """Save whatever is stored.
@@ -69,20 +87,9 @@ class Save(Operation, kw_only=True):
 
     def become_script(self) -> None:
         """Save if what is stored is what is expected, once however often this is sent."""
-        session, revision = self.session, self.revision
-        if not self.sent:
-            self.seen = session.seen
-        seen = revisions.parsed(self.seen).newest
+        body, revision = Codec.unfinished(self.document), self.revision
         expected = "" if self.expected is None else self.expected
-        ttl = "" if self.ttl is None else self.ttl
-        self.call(
-            SAVE,
-            (session.key, session.partition.index),
-            (
-                *(Codec.unfinished(self.document), revision.version, revision.newest, expected, self.parent.newest),
-                *(self.score, session.session_id, ttl, seen, int(self.sent)),
-            ),
-        )
+        self.call_write(SAVE, body, revision.version, revision.newest, expected, self.parent.newest)
 
     def is_half(self, reply: list[Any]) -> bool:
         """Whether the index took a session whose state was refused."""
@@ -104,35 +111,20 @@ class Save(Operation, kw_only=True):
         return revisions.parse(reply[1]) if len(reply) > 1 else self.revision
 
 
-class Append(Operation, kw_only=True):
-    """One append: a script.
+class Append(_Write, kw_only=True):
+    """One append: a script. Without a ttl the state's expiry stays as it is.
 
     Attributes:
-        session: The session.
         line: The batch up to its revision.
         write_id: The id of this write.
-        score: When, in microseconds since 1970.
-        ttl: After how many milliseconds the state expires; None leaves its expiry as it is.
-        newest: The id of the latest write of the session that the store knew of before it sent this one.
     """
 
-    session: Session
     line: bytes
     write_id: bytes
-    score: int
-    ttl: int | None
-    newest: bytes = b""
 
     def become_script(self) -> None:
         """Append once, however often this is sent."""
-        if not self.sent:
-            self.newest = revisions.parsed(self.session.seen).newest
-        ttl = "" if self.ttl is None else self.ttl
-        self.call(
-            APPEND,
-            (self.session.key, self.session.partition.index),
-            (self.line, self.write_id, self.newest, self.score, self.session.session_id, ttl, int(self.sent)),
-        )
+        self.call_write(APPEND, self.line, self.write_id)
 
     def outcome(self, reply: list[Any]) -> Revision:
         """The session's version now, and this write."""

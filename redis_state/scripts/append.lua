@@ -2,11 +2,11 @@
 --
 -- KEYS  state, index
 -- ARGV  line: the batch up to its revision         id: this write's
---       seen: the id of the latest write that the sender knew of before, or ''
 --       score, member: the place in the index      ttl: milliseconds, or '' to leave the expiry as it is
+--       seen: the id of the latest write that the sender knew of before, or ''
 --       replay: '1' if this write may have happened already
 -- Returns {'appended', version} | {'missing'} | {'unknown'} | {'foreign'}
-local line, id, seen, score, member, ttl, replay = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7] == '1'
+local line, id, score, member, ttl, seen, replay = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7] == '1'
 
 local stored, list, base = revision(KEYS[1])
 if not stored then

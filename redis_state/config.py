@@ -3,20 +3,11 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import parse_qsl, unquote
 
-from redis.asyncio import Redis, RedisCluster
-from redis.asyncio.cluster import ClusterNode
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.maint_notifications import MaintNotificationsConfig
-
-from redis_state.connect import ClusterRouter, PlainRouter, Router
 from redis_state.limits import Limits
-from redis_state.sentinel import Sentinels
 
 if TYPE_CHECKING:
     from redis.credentials import CredentialProvider
@@ -93,7 +84,7 @@ class RedisConfig:
         if self.credential_provider is not None and (self.username or self.password):
             raise ValueError("give a credential_provider, or username and password, not both")
         for address in (*self.addrs, *self.sentinel_addrs):
-            _split_address(address, 6379)
+            split_address(address, 6379)
 
     @property
     def is_cluster(self) -> bool:
@@ -199,7 +190,12 @@ def _options(query: str) -> dict[str, Any]:
     return values
 
 
-def _split_address(address: str, default_port: int) -> tuple[str, int]:
+def split_address(address: str, default_port: int) -> tuple[str, int]:
+    """Host and port of an address.
+
+    Raises:
+        ValueError: It is none. The text does not show it.
+    """
     host, colon, port = address.rpartition(":")
     if not colon or address.endswith("]"):
         host, port = address, str(default_port)
@@ -207,91 +203,3 @@ def _split_address(address: str, default_port: int) -> tuple[str, int]:
     if not _HOST(host) or not port.isdecimal() or not 0 < int(port) < _PORTS:
         raise ValueError("an address is not of the form host:port")
     return host.strip("[]"), int(port)
-
-
-def connect(config: RedisConfig) -> Router:
-    """The clients for a configuration. Nothing is connected yet.
-
-    They retry nothing by themselves: the wire knows what may be repeated. They speak RESP2, in which a server sends
-    nothing unasked, and take part in no maintenance notifications, for which redis-py would leave replies unread.
-    """
-    if not isinstance(config, RedisConfig):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise TypeError(f"the configuration must be a RedisConfig, not {type(config).__name__}")
-    common: dict[str, Any] = {
-        "username": config.username,
-        "password": config.password,
-        "credential_provider": config.credential_provider,
-        "socket_connect_timeout": config.dial_timeout,
-        "socket_timeout": config.read_timeout,
-        "protocol": 2,
-    }
-    tls = _tls(config) if config.tls else {}
-    silent = MaintNotificationsConfig(enabled=False)
-    if config.is_cluster:
-        nodes = [ClusterNode(*_split_address(address, 6379)) for address in config.addrs]
-        client = RedisCluster(
-            startup_nodes=nodes,
-            require_full_coverage=False,
-            retry=Retry(NoBackoff(), 0),
-            maint_notifications_config=silent,
-            **common,
-            **tls,
-        )
-        return ClusterRouter(client, owned=True)
-    pool: dict[str, Any] = {
-        **common,
-        **tls,
-        "db": config.db,
-        "max_connections": config.pool_size,
-        "retry": Retry(NoBackoff(), 0),
-        "maint_notifications_config": silent,
-    }
-    if config.master_name:
-        sentinel: Any = Sentinels(
-            [_split_address(address, 26379) for address in config.sentinel_addrs],
-            sentinel_kwargs={
-                "username": config.sentinel_username,
-                "password": config.sentinel_password,
-                "socket_connect_timeout": min(1.0, config.dial_timeout),
-                "socket_timeout": min(1.0, config.read_timeout),
-                "retry": Retry(NoBackoff(), 0),
-                "protocol": 2,
-                "maint_notifications_config": silent,
-                **tls,
-            },
-        )
-        return SentinelRouter(sentinel, sentinel.master_for(config.master_name, **pool))
-    if config.unix_socket:
-        return PlainRouter(Redis(unix_socket_path=config.unix_socket, **pool), owned=True)
-    host, port = _split_address(config.addrs[0], 6379)
-    return PlainRouter(
-        Redis(host=host, port=port, **pool), owned=True, cluster=lambda: connect(replace(config, cluster=True))
-    )
-
-
-class SentinelRouter(PlainRouter):
-    """The primary that Sentinels name. The clients for the Sentinels are closed with it."""
-
-    def __init__(self, sentinel: Any, client: Any) -> None:
-        super().__init__(client, owned=True)
-        self._sentinel = sentinel
-
-    async def aclose(self) -> None:
-        await super().aclose()
-        for client in self._sentinel.sentinels:
-            await client.aclose()
-
-
-def _tls(config: RedisConfig) -> dict[str, Any]:
-    for name in ("tls_ca_file", "tls_cert_file", "tls_key_file"):
-        path: str | None = getattr(config, name)
-        if path is not None and not Path(path).is_file():
-            raise ValueError(f"{name} names no file: {path}")
-    return {
-        "ssl": True,
-        "ssl_ca_certs": config.tls_ca_file,
-        "ssl_certfile": config.tls_cert_file,
-        "ssl_keyfile": config.tls_key_file,
-        "ssl_cert_reqs": "required" if config.tls_verify else "none",
-        "ssl_check_hostname": config.tls_verify,
-    }

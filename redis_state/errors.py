@@ -136,15 +136,18 @@ class OutcomeUnknownError(StateStoreError):
 
 
 class ServerRefusedError(StateStoreError):
-    """Raised when the server refused an operation. Nothing was written.
+    """Raised when the server refused an operation. Nothing was written, unless `stored` says so.
 
     Attributes:
         code: The first word of the server's reply, such as ``OOM``, ``NOPERM`` or ``WRONGTYPE``.
+        stored: Whether the state was stored all the same, and only its place in the list was refused.
     """
 
-    def __init__(self, code: str, hint: str) -> None:
-        super().__init__(f"the server refused with {code}: {hint}" if hint else f"the server refused with {code}")
+    def __init__(self, code: str, hint: str, *, stored: bool = False) -> None:
+        what = "the state was stored, but cannot be listed: the server" if stored else "the server"
+        super().__init__(f"{what} refused with {code}: {hint}" if hint else f"{what} refused with {code}")
         self.code = code
+        self.stored = stored
 
 
 class NotReplicatedError(StateStoreError):

@@ -10,6 +10,7 @@ layout's own: different ids give different keys, and no id can choose its slot o
 
 from __future__ import annotations
 
+import random
 import re
 import zlib
 from typing import Final
@@ -21,8 +22,8 @@ from redis_state.errors import InvalidIdError
 from redis_state.revision import UNKNOWN, Origin
 
 MAX_ID_BYTES: Final = 512
-_CACHED_AGENTS: Final = 4096
-_CACHED_SESSIONS: Final = 4096
+_CACHED_PARTITIONS: Final = 8192  # of the agents used last, so that few are remade for every operation
+_CACHED_SESSIONS: Final = 8192
 # All that means something in a key, in a glob pattern or on a terminal; everything else stays readable.
 _SPECIAL: Final = re.compile(r"[\x00-\x20%:{}*?\[\]\\^\x7f]")
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_.@+=/-]{1,512}").fullmatch
@@ -75,17 +76,26 @@ class Partition:
         index: The key of the index.
         sent_index: That key as it is sent.
         slot: The hash slot of all its keys.
-        checked: Whether the index was seen to be one, or not to be there.
+        state_prefix: What the keys of its states begin with.
+        writes: How many writes were counted for the cleaning of the index; it begins anywhere, since an agent that is
+            seldom in use is forgotten in between.
+        cursor: Where the cleaning goes on.
+        is_checked: Whether a page is being checked.
     """
 
-    __slots__ = ("_state_prefix", "agent_id", "checked", "index", "sent_index", "slot")
+    __slots__ = (
+        "_state_prefix", "agent_id", "cursor", "index", "is_checked", "sent_index", "slot", "state_prefix", "writes",
+    )  # fmt: skip
 
     def __init__(self, prefix: str, agent_id: str, tag: str) -> None:
         self.agent_id = agent_id
-        self.checked = False
+        self.writes = random.getrandbits(6)
+        self.cursor = 0
+        self.is_checked = False
         self.index = f"{prefix}sessions:{{{tag}}}".encode()
         self.sent_index = bulk(self.index)
         self._state_prefix = f"{prefix}{{{tag}}}:"
+        self.state_prefix = self._state_prefix.encode()
         self.slot = key_slot(self.index)
 
     def state(self, session_id: str) -> bytes:
@@ -142,6 +152,7 @@ class Keys:
         self.prefix = prefix
         self.partitions = partitions
         self.layout = f"{prefix}partitions".encode()
+        self._cached_agents = max(16, _CACHED_PARTITIONS // partitions)
         self._agents: dict[str, tuple[Partition, ...]] = {}
         self._sessions: dict[tuple[str, str], Session] = {}
         literal = re.sub(r"([*?\[\]\\^])", r"\\\1", prefix)
@@ -162,8 +173,8 @@ class Keys:
             parts = (Partition(self.prefix, agent_id, tag),)
         else:
             parts = tuple(Partition(self.prefix, agent_id, f"{tag}:{n}") for n in range(self.partitions))
-        if len(self._agents) >= _CACHED_AGENTS:
-            self._agents.clear()
+        if len(self._agents) >= self._cached_agents:
+            del self._agents[next(iter(self._agents))]
         self._agents[agent_id] = parts
         return parts
 
@@ -180,7 +191,7 @@ class Keys:
         if session is None:
             session = Session(self.partition(agent_id, session_id), session_id)
             if len(self._sessions) >= _CACHED_SESSIONS:
-                self._sessions.clear()
+                del self._sessions[next(iter(self._sessions))]
             self._sessions[agent_id, session_id] = session
         return session
 

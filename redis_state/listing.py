@@ -1,44 +1,38 @@
-"""The index of an agent's sessions: read in pages, checked against the states, repaired on the way.
+"""The index of an agent's sessions: read in pages by one script each, which checks them against the states.
 
 An entry may outlive its state: the state expires, is evicted, or somebody deletes it by hand. So whatever is read from
-an index is looked for with EXISTS before it is shown. A whole index may be lost as well, where the server evicts keys
-without an expiry; it is then built again from the states.
+an index is looked for before it is shown, and removed where it has gone.
 """
 
 from __future__ import annotations
 
 import asyncio
-import re
+import math
+from collections import deque
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from itertools import repeat
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from redis_state.clock import moment
 from redis_state.errors import InvalidIdError, ServerRefusedError
-from redis_state.operation import Operation, Replay, command, pack
-from redis_state.scripts import REPAIR
+from redis_state.scripts import PAGE as PAGE_SCRIPT
+from redis_state.scripts import SCAN
 from redis_state.state import SessionInfo
-from redis_state.traffic import retrieve
+from redis_state.transport.dispatcher import NodeGoneError
+from redis_state.transport.request import Replay, Request, command
 from redis_state.writes import Delete
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncGenerator
 
+    from redis_state.eviction import Evictions
     from redis_state.keys import Keys, Partition
 
-INFO_STATS: Final = pack(("INFO", "stats"))
 PAGE: Final = 500  # entries that one command reads or checks: well below a millisecond of the server's time
-# A member that no session id equals: the index that holds it has not been evicted since it was last built.
-_COMPLETE: Final = b""
+_LATEST: Final = 253402300799_000000  # microseconds: the last that a datetime can express
 
-
-Execute = Callable[[Operation], Awaitable[Any]]
-
-
-class Submit(Protocol):
-    """Sends an operation; the future has its result, before the deadline by the loop's clock or within the budget."""
-
-    def __call__(self, op: Operation, deadline: float | None = None) -> asyncio.Future[Any]: ...
+Submit = Callable[[Request], Awaitable[Any]]
 
 
 class Entry(NamedTuple):
@@ -58,20 +52,11 @@ class Entry(NamedTuple):
         return self.member.decode()
 
     def info(self) -> SessionInfo:
-        """What a listing shows of it."""
-        return SessionInfo(self.session_id, moment(self.score))
+        """What a listing shows of it. A score that is no time, written by hand, is shown as the nearest one."""
+        return SessionInfo(self.session_id, moment(min(max(self.score, 0), _LATEST)))
 
 
 _NONE: Final = Entry(float("-inf"), b"")
-
-
-def _entries(reply: list[Any]) -> list[Entry]:
-    """Members with scores: flat in RESP2, pairs in RESP3."""
-    if reply and isinstance(reply[0], list):
-        pairs = [(member, score) for member, score in reply]
-    else:
-        pairs = list(zip(reply[::2], reply[1::2], strict=True))
-    return [Entry(float(score), member) for member, score in pairs if member != _COMPLETE]
 
 
 def _state_key(partition: Partition, member: bytes) -> bytes | None:
@@ -86,23 +71,20 @@ class Listing:
     """Reads the indexes of a store.
 
     Args:
-        submit: Sends an operation; the future has its result.
         keys: The names of keys.
-        score: Tells from a stored value where its session stands, for an index that is built again.
+        evictions: Which servers lose indexes.
     """
 
-    def __init__(self, submit: Submit, keys: Keys, score: Callable[[bytes], float]) -> None:
-        self._submit = submit
+    def __init__(self, keys: Keys, evictions: Evictions) -> None:
         self._keys = keys
-        self._score = score
-        self._asked: dict[int, asyncio.Future[Any]] = {}  # evictions asked for in this turn of the loop, by slot
+        self.evictions = evictions
 
-    async def newest(self, agent_id: str, limit: int | None) -> list[Entry]:
+    async def newest(self, submit: Submit, agent_id: str, limit: int | None) -> list[Entry]:
         """The newest entries with a state, newest first; None is all of them."""
         parts = self._keys.agent(agent_id)
         if limit == 0:
             return []
-        reads = [self._all(part) if limit is None else self._first(part, limit) for part in parts]
+        reads = [self._all(submit, part) if limit is None else self._first(submit, part, limit) for part in parts]
         if len(reads) == 1:
             entries = await reads[0]
         else:
@@ -110,203 +92,211 @@ class Listing:
         entries.sort(reverse=True)
         return entries if limit is None else entries[:limit]
 
-    async def iterate(self, agent_id: str, before: Entry | None) -> AsyncIterator[Entry]:
+    async def iterate(
+        self, submit: Submit, agent_id: str, before: Entry | None, limit: int | None
+    ) -> AsyncGenerator[Entry]:
         """Every entry with a state, newest first. What moved while this ran comes at the end, once."""
         parts = self._keys.agent(agent_id)
+        size = PAGE if limit is None else min(PAGE, limit)
         seen: set[bytes] = set()
-        pages = [self._pages(part, before) for part in parts]
-        heads = [(await anext(entries, None), entries) for entries in pages]
+        pages = [_Pages(self, submit, part, before, size) for part in parts]
+        await asyncio.gather(*(each.fill() for each in pages))
         while True:
-            entry, entries = max(heads, key=lambda head: head[0] or _NONE)
+            newest = max(pages, key=lambda each: each.head or _NONE)
+            entry = newest.head
             if entry is None:
                 break
-            heads[pages.index(entries)] = (await anext(entries, None), entries)
+            newest.entries.popleft()
             if entry.member not in seen:
                 seen.add(entry.member)
                 yield entry
+            await newest.fill()
         # A session that is saved while this runs jumps over the cursor. ZSCAN shows what is there throughout.
         for part in parts:
-            late = [entry for entry in await self._all(part) if entry.member not in seen]
+            late = [entry for entry in await self._all(submit, part) if entry.member not in seen]
             for entry in sorted(late, reverse=True):
                 if before is None or entry < before:
                     yield entry
 
-    async def agents(self, nodes: list[str]) -> AsyncIterator[str]:
+    async def agents(self, submit: Submit, nodes: Callable[[], Awaitable[list[str]]]) -> AsyncGenerator[str]:
         """The agents that have a session, each once."""
         seen: set[str] = set()
-        for node in nodes:
-            patterns = [self._keys.index_pattern]
-            if await self._has_evicted(Operation(INFO_STATS, None, node=node)):
-                patterns.append(self._keys.state_pattern)  # an index may be gone while its states are there
-            for pattern in patterns:
-                cursor = b"0"
-                while True:
-                    scan = command(None, "SCAN", cursor, "MATCH", pattern, "COUNT", PAGE, node=node)
-                    cursor, found = await self._submit(scan)
-                    agent_ids = {agent for agent in map(self._keys.agent_of, found) if agent is not None} - seen
-                    seen |= agent_ids
-                    living = await asyncio.gather(*(self.newest(agent_id, 1) for agent_id in agent_ids))
-                    for agent_id, entries in zip(agent_ids, living, strict=True):
-                        if entries:
-                            yield agent_id
-                    if int(cursor) == 0:
-                        break
+        done: set[str] = set()
+        while remaining := [node for node in await nodes() if node not in done]:
+            try:
+                async with aclosing(self._agents_of(submit, remaining[0], seen)) as agent_ids:
+                    async for agent_id in agent_ids:
+                        yield agent_id
+            except NodeGoneError:
+                continue  # another has taken its place
+            done.add(remaining[0])
 
-    async def sweep(self, partition: Partition, cursor: int) -> tuple[int, int, int]:
+    async def _agents_of(self, submit: Submit, node: str, seen: set[str]) -> AsyncGenerator[str]:
+        """The agents of one node that were not seen on another."""
+        patterns = [self._keys.index_pattern]
+        evictions = self.evictions
+        if await evictions.threaten_node(node) and await evictions.have_happened(submit, evictions.question_to(node)):
+            patterns.append(self._keys.state_pattern)  # an index may be gone while its states are there
+        for pattern in patterns:
+            cursor = b"0"
+            while True:
+                scan = command(None, "SCAN", cursor, "MATCH", pattern, "COUNT", PAGE, node=node)
+                cursor, found = await submit(scan)
+                agent_ids = {agent for agent in map(self._keys.agent_of, found) if agent is not None} - seen
+                living = await asyncio.gather(*(self._is_living(submit, agent_id) for agent_id in agent_ids))
+                seen |= agent_ids
+                for agent_id, lives in zip(agent_ids, living, strict=True):
+                    if lives:
+                        yield agent_id
+                if int(cursor) == 0:
+                    break
+
+    async def _is_living(self, submit: Submit, agent_id: str) -> bool:
+        try:
+            return bool(await self.newest(submit, agent_id, 1))
+        except ServerRefusedError as error:
+            if error.code == "WRONGTYPE":
+                return False  # something else stands under the name of its index
+            raise
+
+    async def check(self, submit: Submit, partition: Partition, cursor: int) -> tuple[int, int, int]:
         """Check the next part of an index. Returns the next cursor, and how many entries were read and were dead."""
-        cursor, page = await self._scan(partition, cursor)
-        return cursor, len(page), len(page) - len(await self._living(partition, page))
+        following, read, dead, *_ = await submit(self._scan_request(partition, cursor))
+        return int(following), int(read), int(dead)
 
-    async def delete_all(self, agent_id: str, progress: Callable[[int], None] | None) -> int:
+    async def delete_all(self, submit: Submit, agent_id: str, progress: Callable[[int], None] | None) -> int:
         """Delete every state and index entry of an agent, a page at a time."""
         deleted = 0
         for part in self._keys.agent(agent_id):
-            if await self._evictions(part.slot):
-                await self._restore(part)
-            while members := await self._submit(command(part.slot, "ZRANGE", part.index, 0, PAGE - 1)):
+            await self.evictions.restore(submit, part)
+            while members := await submit(command(part.slot, "ZRANGE", part.index, 0, PAGE - 1)):
                 states = [state for state in map(_state_key, repeat(part), members) if state is not None]
                 if len(states) < len(members):  # some are no session's
                     foreign = [member for member in members if _state_key(part, member) is None]
-                    await self._submit(command(part.slot, "ZREM", part.index, *foreign))
+                    await submit(command(part.slot, "ZREM", part.index, *foreign))
                     continue
-                deleted += (await self.delete(part, states, members))[0]
+                deleted += (await self.delete(submit, part, states, members))[0]
                 if progress is not None:
                     progress(deleted)
         return deleted
 
     async def delete(
-        self, partition: Partition, states: list[bytes], members: list[bytes], execute: Execute | None = None
+        self, submit: Submit, partition: Partition, states: list[bytes], members: list[bytes]
     ) -> tuple[int, int]:
         """Delete states and their entries in one MULTI. Returns how many of each there were."""
-        execute = execute or self._submit
-        op = Delete(b"", partition.slot, replay=Replay.NEVER, partition=partition, keys=states, members=members)
+        session = states[0] if len(states) == 1 else None
+        op = Delete(
+            b"",
+            partition.slot,
+            replay=Replay.NEVER,
+            session=session,
+            partition=partition,
+            keys=states,
+            members=members,
+        )
         op.become_block()
         try:
-            reply = await execute(op)
+            reply = await submit(op)
         except ServerRefusedError as error:
             if error.code != "OOM":
                 raise
             op.become_script()  # a full server takes no MULTI, but it can be relieved
-            reply = await execute(op)
+            reply = await submit(op)
         return op.outcome(reply)
 
-    async def _first(self, partition: Partition, limit: int) -> list[Entry]:
+    async def _first(self, submit: Submit, partition: Partition, limit: int) -> list[Entry]:
         """The newest entries of one partition that have a state."""
+        pages = _Pages(self, submit, partition, None, min(PAGE, limit))
         found: list[Entry] = []
-        cursor: Entry | None = None
-        more = True
-        while more and len(found) < limit:
-            page, more = await self._page(partition, cursor, min(PAGE, limit - len(found)))
-            found += await self._living(partition, page)
-            cursor = page[-1] if page else cursor
-        return found
+        while len(found) < limit:
+            await pages.fill()
+            if not pages.entries:
+                break
+            found += pages.entries
+            pages.entries.clear()
+        return found[:limit]
 
-    async def _pages(self, partition: Partition, cursor: Entry | None) -> AsyncIterator[Entry]:
-        """Every entry of one partition after a cursor that has a state, newest first."""
-        more = True
-        while more:
-            page, more = await self._page(partition, cursor, PAGE)
-            for entry in await self._living(partition, page):
-                yield entry
-            cursor = page[-1] if page else cursor
+    async def page(
+        self, submit: Submit, partition: Partition, top: str, offset: int, size: int
+    ) -> tuple[list[Entry], int | None]:
+        """Entries with a state up to a score, and how many to skip for those after them; None: there are no more."""
+        request = Request(b"", partition.slot)
+        request.call(PAGE_SCRIPT, (partition.index,), (partition.state_prefix, top, offset, size))
+        more, following, *reply = await submit(request)
+        return await self._readable(submit, partition, reply), int(following) if more else None
 
-    async def _page(self, partition: Partition, cursor: Entry | None, size: int) -> tuple[list[Entry], bool]:
-        """Up to `size` entries after a cursor, newest first, and whether more may follow."""
-        slot, index = partition.slot, partition.index
-        top = "+inf" if cursor is None else repr(cursor.score)
-        offset = 0
-        while True:
-            page = ("ZREVRANGEBYSCORE", index, top, "-inf", "WITHSCORES", "LIMIT", offset, size)
-            read = self._submit(command(slot, *page))
-            if cursor is None:
-                evictions, reply = await asyncio.gather(self._evictions(slot), read)
-                if evictions and await self._restore(partition):
-                    continue
-            else:
-                reply = await read
-            entries = _entries(reply)
-            fresh = entries if cursor is None else [entry for entry in entries if entry < cursor]
-            read_all = len(entries) < size
-            if fresh or read_all:
-                return fresh, not read_all
-            offset += size  # all of them share the cursor's score and stand before it
-
-    async def _all(self, partition: Partition) -> list[Entry]:
-        """Every entry of one partition that has a state, in no order. A page is checked while the next is read."""
-        if await self._evictions(partition.slot):
-            await self._restore(partition)
+    async def _all(self, submit: Submit, partition: Partition) -> list[Entry]:
+        """Every entry of one partition that has a state, in no order."""
+        await self.evictions.restore(submit, partition)
         found: dict[bytes, Entry] = {}
-        page: list[Entry] = []
         cursor = 0
         while True:
-            (cursor, following), living = await asyncio.gather(
-                self._scan(partition, cursor), self._living(partition, page)
-            )
-            found.update((entry.member, entry) for entry in living)
-            page = following
+            following, _, _, *reply = await submit(self._scan_request(partition, cursor))
+            found.update((entry.member, entry) for entry in await self._readable(submit, partition, reply))
+            cursor = int(following)
             if not cursor:
-                break
-        found.update((entry.member, entry) for entry in await self._living(partition, page))
-        return list(found.values())
+                return list(found.values())
 
-    async def _scan(self, partition: Partition, cursor: int) -> tuple[int, list[Entry]]:
-        reply = await self._submit(command(partition.slot, "ZSCAN", partition.index, cursor, "COUNT", PAGE))
-        return int(reply[0]), _entries(reply[1])
+    @staticmethod
+    def _scan_request(partition: Partition, cursor: int) -> Request:
+        return Request(b"", partition.slot).call(SCAN, (partition.index,), (partition.state_prefix, cursor, PAGE))
 
-    async def _living(self, partition: Partition, entries: Sequence[Entry]) -> list[Entry]:
-        """Those entries that have a state; the others are removed."""
-        slot = partition.slot
-        keys = [_state_key(partition, entry.member) for entry in entries]
-        if None in keys:
-            foreign = [entry.member for entry, key in zip(entries, keys, strict=True) if key is None]
-            await self._submit(command(slot, "ZREM", partition.index, *foreign))
-            entries = [entry for entry, key in zip(entries, keys, strict=True) if key is not None]
-        if not entries:
-            return []
-        states = [key for key in keys if key is not None]
-        if await self._submit(command(slot, "EXISTS", *states)) == len(states):
-            return list(entries)
-        found = await asyncio.gather(*(self._submit(command(slot, "EXISTS", state)) for state in states))
-        dead = [number for number, exists in enumerate(found) if not exists]
-        if dead:
-            looked_at = [partition.index, *(states[number] for number in dead)]
-            members = [entries[number].member for number in dead]
-            await self._submit(Operation(b"", slot).call(REPAIR, looked_at, members))
-        return [entry for entry, exists in zip(entries, found, strict=True) if exists]
+    async def _readable(self, submit: Submit, partition: Partition, reply: list[Any]) -> list[Entry]:
+        """The entries of a flat reply; those that are no session's are removed from the index."""
+        entries = [Entry(_score(score), member) for member, score in zip(reply[::2], reply[1::2], strict=True)]
+        foreign = [entry.member for entry in entries if _state_key(partition, entry.member) is None]
+        if foreign:
+            await submit(command(partition.slot, "ZREM", partition.index, *foreign))
+            entries = [entry for entry in entries if entry.member not in set(foreign)]
+        return entries
 
-    def _evictions(self, slot: int) -> asyncio.Future[bool]:
-        """Whether the server that holds a slot has evicted anything. Asked once for all that ask in one turn."""
-        asked = self._asked.get(slot)
-        if asked is None:
-            loop = asyncio.get_running_loop()
-            asked = self._asked[slot] = loop.create_task(self._has_evicted(Operation(INFO_STATS, slot)))
-            asked.add_done_callback(retrieve)
-            loop.call_soon(self._asked.pop, slot, None)
-        return asyncio.shield(asked)
 
-    async def _has_evicted(self, info: Operation) -> bool:
-        try:
-            stats = await self._submit(info)
-        except ServerRefusedError:  # a user without INFO; a server that evicts indexes should allow it
-            return False
-        return not re.search(rb"evicted_keys:0\r", bytes(stats))
+class _Pages:
+    """The entries of one partition that have a state, newest first, a page at a time.
 
-    async def _restore(self, partition: Partition) -> bool:
-        """Build an index again that the server may have evicted. Returns whether it was built."""
-        slot, index = partition.slot, partition.index
-        if await self._submit(command(slot, "ZSCORE", index, _COMPLETE)) is not None:
-            return False
-        if b"maxmemory_policy:allkeys" not in bytes(await self._submit(command(slot, "INFO", "memory"))):
-            return False  # without an expiry of its own an index is evicted by no other policy
-        pattern, cursor = self._keys.pattern_of(partition), b"0"
-        while True:
-            cursor, states = await self._submit(command(slot, "SCAN", cursor, "MATCH", pattern, "COUNT", PAGE))
-            values = await asyncio.gather(*(self._submit(command(slot, "GET", state)) for state in states))
-            for state, value in zip(states, values, strict=True):
-                if value is not None:
-                    entry = (self._score(value), self._keys.session_of(state))
-                    await self._submit(command(slot, "ZADD", index, "NX", *entry))
-            if int(cursor) == 0:
-                break
-        await self._submit(command(slot, "ZADD", index, 0, _COMPLETE))
-        return True
+    All of its state:
+        entries: those that were read and not taken.
+        cursor: the last entry that was read.
+        offset: how many entries from the cursor's score on were read; None: there are no more.
+
+    Args:
+        listing: Reads a page.
+        submit: Sends a request.
+        partition: The partition.
+        before: The entry after which to begin; None: with the newest.
+        size: How many entries a page has.
+    """
+
+    def __init__(self, listing: Listing, submit: Submit, partition: Partition, before: Entry | None, size: int) -> None:
+        self.entries: deque[Entry] = deque()
+        self._listing = listing
+        self._submit = submit
+        self._partition = partition
+        self._size = size
+        self._cursor = before
+        self._offset: int | None = 0
+        self._is_restored = before is not None
+
+    @property
+    def head(self) -> Entry | None:
+        """The next entry, None where there is none."""
+        return self.entries[0] if self.entries else None
+
+    async def fill(self) -> None:
+        """Read a page, if there is no entry left and may be more."""
+        if not self._is_restored:
+            self._is_restored = True
+            await self._listing.evictions.restore(self._submit, self._partition)
+        while not self.entries and self._offset is not None:
+            cursor = self._cursor
+            top = "+inf" if cursor is None else repr(cursor.score)
+            found, following = await self._listing.page(self._submit, self._partition, top, self._offset, self._size)
+            self.entries.extend(entry for entry in found if cursor is None or entry < cursor)
+            self._offset = following
+            if self.entries and following is not None:
+                self._cursor, self._offset = self.entries[-1], 0
+
+
+def _score(text: bytes) -> float:
+    score = float(text)
+    return 0.0 if math.isnan(score) else score

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
+from contextlib import aclosing
 from datetime import datetime, timedelta
 from functools import partial
 from time import perf_counter
@@ -14,24 +15,28 @@ from typing import Any, Final, Generic, Self, Unpack
 from redis.asyncio import Redis, RedisCluster
 
 from redis_state import revision as revisions
+from redis_state.cleanup import Cleanup
 from redis_state.clock import Clock, microseconds, milliseconds, moment
 from redis_state.codec import Codec
-from redis_state.config import RedisConfig, connect, parse_url
-from redis_state.connect import Router, router_of
+from redis_state.config import RedisConfig, parse_url
 from redis_state.errors import ServerRefusedError, StateNotFoundError
-from redis_state.keys import Keys, Partition
+from redis_state.eviction import Evictions
+from redis_state.keys import Keys, Partition, Session
 from redis_state.limits import Limits
-from redis_state.link import Link
-from redis_state.listing import Entry, Listing
+from redis_state.listing import Entry, Listing, Submit
 from redis_state.metrics import Metrics
-from redis_state.operation import Operation, Replay, command
 from redis_state.optimistic import update
 from redis_state.options import StoreOptions, check_options
-from redis_state.pieces import LARGE, Pieces
+from redis_state.partitions import check_partitions
+from redis_state.redis_py.clients import connect, topology_of
+from redis_state.redis_py.topology import Topology
+from redis_state.scripts import REPAIR
 from redis_state.state import AgentState, S, SessionInfo, Stamp, StateType, T
-from redis_state.sweeper import Sweeper
+from redis_state.transport.client import Client
+from redis_state.transport.request import Replay, Request, command
 from redis_state.writes import Append, Save
 
+_AT_A_TIME: Final = 10  # commands of one `load_many` in flight
 _MGET: Final = 100  # states that one command loads, so that it holds the server for no more than a millisecond
 
 
@@ -55,7 +60,7 @@ class RedisStateStore(Generic[S]):
 
     def __init__(
         self,
-        client: Redis | RedisCluster | Router,
+        client: Redis | RedisCluster | Topology,
         *,
         state_type: type[S] = AgentState,  # pyright: ignore[reportArgumentType]
         key_prefix: str = "forge:state:",
@@ -68,16 +73,17 @@ class RedisStateStore(Generic[S]):
         check_options(options)
         self._types = StateType(state_type)
         self._codec = Codec(self._types, options.get("format", "json"))
-        self._pieces = Pieces(self._types, self._codec) if Pieces.suit(self._types) else None
         self._keys = Keys(key_prefix, options.get("partitions", 1))
         self._ttl = milliseconds(options.get("ttl"))
         self._refresh_ttl = options.get("refresh_ttl", False)
         self._metrics = Metrics(options.get("meter_provider"))
         log = options.get("logger") or logging.getLogger("redis_state")
         limits = Limits(dial_timeout, read_timeout, write_timeout, pool_size, options.get("replicas", 0))
-        self._link = Link(router_of(client), limits, self._keys, log)
-        self._listing = Listing(self._link.submit, self._keys, self._codec.time_of)
-        self._sweeper = Sweeper(self._listing.sweep)
+        self._client = Client(topology_of(client), limits, log, self._prepare)
+        self._evictions = Evictions(self._client, self._keys, self._codec.time_of, log)
+        self._client.on_connect = self._evictions.connected
+        self._listing = Listing(self._keys, self._evictions)
+        self._cleanup = Cleanup(self._check_index)
         self._clock = Clock()
         self._write_ids = revisions.write_ids()
 
@@ -133,7 +139,7 @@ class RedisStateStore(Generic[S]):
         return cls.from_config(parse_url(url, tls_verify=tls_verify), state_type=state_type, **options)
 
     def __repr__(self) -> str:
-        return f"<RedisStateStore of {self._types.cls.__name__} at {self._link!r}>"
+        return f"<RedisStateStore of {self._types.cls.__name__} at {self._client!r}>"
 
     def save(
         self, state: S, *, if_version: int | None = None, ttl: timedelta | None = None
@@ -156,7 +162,8 @@ class RedisStateStore(Generic[S]):
             b"",
             session.partition.slot,
             replay=Replay.GUARDED,
-            session=session,
+            session=session.key,
+            of=session,
             document=stamp.encode(self._codec.encode),
             revision=revisions.make(stamp.version, next(self._write_ids), stamp.origin.ids),
             parent=stamp.origin,
@@ -176,23 +183,33 @@ class RedisStateStore(Generic[S]):
         raise error
 
     async def _save(self, write: Save, stamp: Stamp, started: float) -> None:
-        session = write.session
+        session = write.of
         try:
-            reply = await self._link.write(write, session.partition)
+            reply = await self._client.submit(write)
             try:
                 revision = write.outcome(reply)
-            except ServerRefusedError:
+            except ServerRefusedError as refusal:
                 if write.is_half(reply):
-                    await self._link.execute(command(write.slot, "ZREM", session.partition.index, session.session_id))
+                    await self._repair(session)
+                elif refusal.stored:
+                    stamp.keep(write.revision)
                 raise
         except BaseException as error:
+            self._client.withdraw(write)
             stamp.drop()
             self._metrics.save.failed(started, error)
             raise
         stamp.keep(revision)
         session.seen = revision
-        self._sweeper.saved(session.partition, write.ttl)
+        self._cleanup.written(session.partition)
         self._metrics.save.done(started)
+
+    async def _repair(self, session: Session) -> None:
+        """Take a session out of the index whose state was refused, unless somebody else has saved it meanwhile."""
+        partition = session.partition
+        request = Request(b"", partition.slot, session=session.key)
+        request.call(REPAIR, (partition.index, session.key), (session.session_id,))
+        await self._client.execute(request)
 
     async def load(self, agent_id: str, session_id: str) -> S:
         """See `StateStore.load`."""
@@ -200,16 +217,18 @@ class RedisStateStore(Generic[S]):
         try:
             session = self._keys.session(agent_id, session_id)
             if self._refresh_ttl and self._ttl is not None:
-                op = command(session.partition.slot, "GETEX", session.key, "PX", self._ttl)
+                request = command(session.partition.slot, "GETEX", session.key, "PX", self._ttl, session=session.key)
             else:
-                op = Operation(session.sent_get, session.partition.slot)
-            value = await self._link.execute(op)
+                request = Request(session.sent_get, session.partition.slot, session=session.key)
+            future = self._client.submit(request)
+            try:
+                value = await future
+            except asyncio.CancelledError:
+                self._client.withdraw(request)
+                raise
             if value is None:
                 raise StateNotFoundError(agent_id, session_id)
-            if len(value) > LARGE and self._pieces is not None:
-                state, origin = await self._pieces.decode(value, agent_id, session_id)
-            else:
-                state, origin = self._codec.decode(value, agent_id, session_id)
+            state, origin = self._codec.decode(value, agent_id, session_id)
             self._types.adopt(state, origin)
         except BaseException as error:
             self._metrics.load.failed(started, error)
@@ -227,35 +246,45 @@ class RedisStateStore(Generic[S]):
             wanted = list(dict.fromkeys(session_ids))
             for session_id in wanted:
                 by_partition.setdefault(self._keys.partition(agent_id, session_id), []).append(session_id)
-            await self._link.ready()
-            reads: list[asyncio.Future[Any]] = []
+            values: list[Any] = []
             order: list[str] = []
-            refresh = ("PX", self._ttl) if self._refresh_ttl and self._ttl is not None else None
-            for partition, ids in by_partition.items():
-                order += ids
-                keys = [partition.state(session_id) for session_id in ids]
-                if refresh is not None:
-                    reads += [self._link.submit(command(partition.slot, "GETEX", key, *refresh)) for key in keys]
-                    continue
-                for start in range(0, len(ids), _MGET):
-                    reads.append(self._link.submit(command(partition.slot, "MGET", *keys[start : start + _MGET])))
-            replies = await asyncio.gather(*reads)
-            values = replies if refresh is not None else [value for reply in replies for value in reply]
+            with self._client.operation() as submit:
+                for ids in by_partition.values():
+                    order += ids
+                reads = [self._read_many(submit, partition, ids) for partition, ids in by_partition.items()]
+                for some in await asyncio.gather(*reads):
+                    values += some
             found: dict[str, S] = {}
             for number, (session_id, value) in enumerate(zip(order, values, strict=True), 1):
                 if number % _MGET == 0:
                     await asyncio.sleep(0)  # others have their turn
                 if value is not None:
-                    if len(value) > LARGE and self._pieces is not None:
-                        found[session_id], origin = await self._pieces.decode(value, agent_id, session_id)
-                    else:
-                        found[session_id], origin = self._codec.decode(value, agent_id, session_id)
+                    found[session_id], origin = self._codec.decode(value, agent_id, session_id)
                     self._types.adopt(found[session_id], origin)
         except BaseException as error:
             self._metrics.load.failed(started, error)
             raise
         self._metrics.load.done(started, len(found))
         return {session_id: found[session_id] for session_id in wanted if session_id in found}
+
+    async def _read_many(self, submit: Submit, partition: Partition, ids: Sequence[str]) -> list[Any]:
+        """The values of some sessions, None where there is none: some commands at a time."""
+        keys = [partition.state(session_id) for session_id in ids]
+        values: list[Any] = []
+        size = _MGET * _AT_A_TIME
+        for start in range(0, len(keys), size):
+            some = keys[start : start + size]
+            if self._refresh_ttl and self._ttl is not None:
+                reads = [command(partition.slot, "GETEX", key, "PX", self._ttl) for key in some]
+                values += await asyncio.gather(*map(submit, reads))
+            else:
+                reads = [
+                    command(partition.slot, "MGET", *some[first : first + _MGET])
+                    for first in range(0, len(some), _MGET)
+                ]
+                for reply in await asyncio.gather(*map(submit, reads)):
+                    values += reply
+        return values
 
     async def update(
         self,
@@ -282,15 +311,16 @@ class RedisStateStore(Generic[S]):
             b"",
             session.partition.slot,
             replay=Replay.GUARDED,
-            session=session,
+            session=session.key,
+            of=session,
             line=line,
             write_id=next(self._write_ids),
             score=now,
             ttl=self._ttl if ttl is None else milliseconds(ttl),
         )
         write.become_script()
-        session.seen = revision = write.outcome(await self._link.write(write, session.partition))
-        self._sweeper.saved(session.partition, write.ttl)
+        session.seen = revision = write.outcome(await self._client.execute(write))
+        self._cleanup.written(session.partition)
         return revision.version
 
     async def delete(self, agent_id: str, session_id: str) -> bool:
@@ -298,9 +328,8 @@ class RedisStateStore(Generic[S]):
         started = perf_counter()
         try:
             partition = self._keys.partition(agent_id, session_id)
-            write = partial(self._link.write, partition=partition)
             keys, members = [partition.state(session_id)], [session_id.encode()]
-            deleted, _ = await self._listing.delete(partition, keys, members, write)
+            deleted, _ = await self._listing.delete(self._client.execute, partition, keys, members)
         except BaseException as error:
             self._metrics.delete.failed(started, error)
             raise
@@ -314,9 +343,8 @@ class RedisStateStore(Generic[S]):
             if limit is not None and limit < 0:
                 raise ValueError("limit must be 0 or more")
             self._keys.agent(agent_id)
-            with self._link.traffic:
-                await self._link.ready()
-                entries = await self._listing.newest(agent_id, limit)
+            with self._client.operation() as submit:
+                entries = await self._listing.newest(submit, agent_id, limit)
         except BaseException as error:
             self._metrics.list.failed(started, error)
             raise
@@ -334,27 +362,28 @@ class RedisStateStore(Generic[S]):
         else:
             cursor = None if before is None else Entry(microseconds(before), b"")
         self._keys.agent(agent_id)
-        await self._link.ready()
         if limit == 0:
+            await self.ping()
             return
         shown = 0
-        async for entry in self._listing.iterate(agent_id, cursor):
-            yield entry.info()
-            shown += 1
-            if shown == limit:
-                return
+        async with aclosing(self._listing.iterate(self._client.execute, agent_id, cursor, limit)) as entries:
+            async for entry in entries:
+                yield entry.info()
+                shown += 1
+                if shown == limit:
+                    return
 
     async def count(self, agent_id: str) -> int:
         """See `SessionStore.count`."""
         self._keys.agent(agent_id)
-        with self._link.traffic:
-            await self._link.ready()
-            return len(await self._listing.newest(agent_id, None))
+        with self._client.operation() as submit:
+            return len(await self._listing.newest(submit, agent_id, None))
 
     async def exists(self, agent_id: str, session_id: str) -> bool:
         """See `SessionStore.exists`."""
         partition = self._keys.partition(agent_id, session_id)
-        return bool(await self._link.execute(command(partition.slot, "EXISTS", partition.state(session_id))))
+        key = partition.state(session_id)
+        return bool(await self._client.execute(command(partition.slot, "EXISTS", key, session=key)))
 
     async def touch(self, agent_id: str, session_id: str, *, ttl: timedelta | None = None) -> bool:
         """See `SessionStore.touch`."""
@@ -362,32 +391,38 @@ class RedisStateStore(Generic[S]):
         if left is None:
             raise ValueError("touch() needs a ttl, here or on the store")
         partition = self._keys.partition(agent_id, session_id)
-        touched = await self._link.execute(command(partition.slot, "PEXPIRE", partition.state(session_id), left))
-        if touched:
-            self._sweeper.saved(partition, left)
-        return bool(touched)
+        key = partition.state(session_id)
+        return bool(await self._client.execute(command(partition.slot, "PEXPIRE", key, left, session=key)))
 
     async def delete_agent(self, agent_id: str, *, progress: Callable[[int], None] | None = None) -> int:
         """See `SessionStore.delete_agent`."""
         self._keys.agent(agent_id)
-        with self._link.traffic:
-            await self._link.ready()
-            return await self._listing.delete_all(agent_id, progress)
+        with self._client.operation() as submit:
+            return await self._listing.delete_all(submit, agent_id, progress)
 
     async def agents(self) -> AsyncIterator[str]:
         """See `SessionStore.agents`."""
-        await self._link.ready()
-        async for agent_id in self._listing.agents(await self._link.wire.nodes()):
-            yield agent_id
+        submit = self._client.execute
+        async with aclosing(self._listing.agents(submit, partial(self._client.nodes, submit))) as agent_ids:
+            async for agent_id in agent_ids:
+                yield agent_id
 
     async def ping(self) -> None:
         """See `SessionStore.ping`."""
-        await self._link.execute(command(None, "PING"))
+        await self._client.execute(command(None, "PING"))
 
     async def aclose(self) -> None:
         """See `StateStore.aclose`."""
-        await self._sweeper.aclose()
-        await self._link.aclose()
+        await self._client.aclose()
+        await self._cleanup.aclose()
+        await self._evictions.aclose()
+
+    async def _prepare(self, submit: Submit) -> None:
+        """See whether the data is what this store takes it for."""
+        await check_partitions(self._keys, submit, self._client.node_names)
+
+    async def _check_index(self, partition: Partition, cursor: int) -> tuple[int, int, int]:
+        return await self._listing.check(self._client.execute, partition, cursor)
 
     async def __aenter__(self) -> Self:
         """Connect, and check that the server answers."""

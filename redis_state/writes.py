@@ -8,10 +8,10 @@ from redis_state import revision as revisions
 from redis_state.codec import Codec
 from redis_state.errors import OutcomeUnknownError, StateDecodeError, StateNotFoundError, VersionConflictError
 from redis_state.keys import Partition, Session, bulk
-from redis_state.operation import EXEC, MULTI, Argument, Operation, pack
-from redis_state.replies import ReplyError, refusal
 from redis_state.revision import UNKNOWN, Origin, Revision
 from redis_state.scripts import APPEND, DELETE, SAVE, Script
+from redis_state.transport.replies import ReplyError, refusal
+from redis_state.transport.request import EXEC, MULTI, Argument, Request, pack
 
 # MULTI, SET key document [options], ZADD index score member, EXEC. To format them at once takes half the time of
 # packing them one by one.
@@ -23,24 +23,24 @@ _BLOCK: Final = (
 )
 
 
-class _Write(Operation, kw_only=True):
+class _Write(Request, kw_only=True):
     """A write that is replayed as a script which recognises it.
 
     Attributes:
-        session: The session.
+        of: The session.
         score: When, in microseconds since 1970.
         ttl: After how many milliseconds the state expires, or None.
         seen: The latest write of the session that the store knew of before it sent this one.
     """
 
-    session: Session
+    of: Session
     score: int
     ttl: int | None
     seen: Origin = UNKNOWN
 
     def call_write(self, script: Script, *args: Argument) -> None:
         """Run a script with these arguments, and after them what each such script is told."""
-        session = self.session
+        session = self.of
         if not self.sent:
             self.seen = session.seen
         ttl = "" if self.ttl is None else self.ttl
@@ -76,7 +76,7 @@ class Save(_Write, kw_only=True):
             options, count = b"$2\r\nPX\r\n" + bulk(b"%d" % self.ttl), 5
         if fresh:
             options, count = options + b"$3\r\nGET\r\n", count + 1
-        session = self.session
+        session = self.of
         length, end = Codec.ending(self.document, self.revision)
         score = b"%d" % self.score
         self.payload = _BLOCK % (
@@ -98,16 +98,16 @@ class Save(_Write, kw_only=True):
     def outcome(self, reply: list[Any]) -> Revision:
         """The revision that is stored now."""
         if self.script is None:
-            for each in reply:
+            for number, each in enumerate(reply):
                 if type(each) is ReplyError:
-                    raise refusal(each)
+                    raise refusal(each, stored=number > 0 and type(reply[0]) is not ReplyError)
             return self.revision
         if reply[0] == b"conflict":
             raise VersionConflictError(self.expected or 0, int(reply[1]))
         if reply[0] == b"unknown":
             raise OutcomeUnknownError("the save was sent, its reply was lost, and what is stored now does not tell")
         if reply[0] == b"foreign":
-            raise _foreign(self.session, "it has no version to compare with")
+            raise _foreign(self.of, "it has no version to compare with")
         return revisions.parse(reply[1]) if len(reply) > 1 else self.revision
 
 
@@ -129,15 +129,15 @@ class Append(_Write, kw_only=True):
     def outcome(self, reply: list[Any]) -> Revision:
         """The session's version now, and this write."""
         if reply[0] == b"missing":
-            raise StateNotFoundError(self.session.partition.agent_id, self.session.session_id)
+            raise StateNotFoundError(self.of.partition.agent_id, self.of.session_id)
         if reply[0] == b"unknown":
             raise OutcomeUnknownError("the append was sent, its reply was lost, and what is stored now does not tell")
         if reply[0] == b"foreign":
-            raise _foreign(self.session, "it has no version to count up")
+            raise _foreign(self.of, "it has no version to count up")
         return revisions.make(int(reply[1]), self.write_id, looked=True)
 
 
-class Delete(Operation, kw_only=True):
+class Delete(Request, kw_only=True):
     """One deletion of sessions: a MULTI block.
 
     Attributes:
@@ -162,10 +162,13 @@ class Delete(Operation, kw_only=True):
 
     def outcome(self, reply: list[Any]) -> tuple[int, int]:
         """How many states and how many entries there were."""
-        for each in reply:
-            if type(each) is ReplyError:
-                raise refusal(each)
         states, entries = reply
+        if type(states) is ReplyError:
+            raise refusal(states)
+        if type(entries) is ReplyError:
+            if entries.code != "WRONGTYPE":
+                raise refusal(entries)
+            entries = 0  # what stands in the place of the index lists nothing, and the states are deleted
         return states, entries
 
 

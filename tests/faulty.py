@@ -122,7 +122,8 @@ class Bench:
     @property
     def pending(self) -> int:
         """How many operations the store has taken and not completed."""
-        return self.store._link.wire.traffic.pending  # pyright: ignore[reportPrivateUsage]
+        dispatcher = self.store._client._dispatcher  # pyright: ignore[reportPrivateUsage]
+        return 0 if dispatcher is None else len(dispatcher.pending)
 
     async def in_time(self, operation: Awaitable[Any], *, budgets: int = 1) -> str:
         """The outcome of an operation that ends within its deadline."""

@@ -493,9 +493,10 @@ class TestForeignTypes:
     A key that is there before the store's first write to the agent, or under that of a fresh object, is not touched.
     """
 
-    async def refused(self, call: Awaitable[object]) -> None:
+    async def refused(self, call: Awaitable[object], *, stored: bool = False) -> None:
         with pytest.raises(ServerRefusedError) as caught:
             await call
+        assert caught.value.stored is stored
         assert caught.value.code == "WRONGTYPE"
         assert "key_prefix" in str(caught.value)
 
@@ -538,20 +539,24 @@ class TestForeignTypes:
         assert await store.load("a1", "s1") == state
 
     async def test_in_the_place_of_the_index_of_a_new_state(self, store: Store, stores: Stores) -> None:
-        """Both or neither: no state is left behind."""
+        """A script writes nothing; a plain save says that the state was stored, and cannot be listed."""
         index = stores.index_key("a1", "s1")
         stores.command("SET", index, "foreign")
         state = a_state()
-        await self.refused(store.save(state))
         await self.refused(store.save(state, if_version=0))
-        await self.refused(store.list("a1"))
         assert state.version == 0
         assert not await store.exists("a1", "s1")
+        await self.refused(store.save(state), stored=True)
+        assert state.version == 1
+        await self.refused(store.list("a1"))
+        assert await store.load("a1", "s1") == state
         assert stores.command("GET", index) == b"foreign"
         stores.command("DEL", index)
+        await store.save(state, if_version=1)
+        assert await store.list("a1") == ["s1"]
 
     async def test_in_the_place_of_the_index_of_a_stored_state(self, store: Store, stores: Stores) -> None:
-        """A store that has not written to the agent yet changes nothing: the stored state and its expiry stay."""
+        """What looks before it writes changes nothing: the stored state and its expiry stay."""
         state = a_state(data={"n": 1})
         await store.save(state, ttl=timedelta(hours=1))
         stored = await store.load("a1", "s1")
@@ -560,11 +565,8 @@ class TestForeignTypes:
         other = await stores.open()
         mine = await other.load("a1", "s1")
         for write in (
-            lambda: other.save(mine),
-            lambda: other.save(a_state()),
             lambda: other.save(mine, if_version=1),
             lambda: other.append("a1", "s1", [Message("user", "hi")]),
-            lambda: other.delete("a1", "s1"),
         ):
             await self.refused(write())
             assert mine == stored
@@ -585,23 +587,33 @@ class TestForeignTypes:
         await self.refused(store.save(state, if_version=1))
         await self.refused(store.append("a1", "s1", [Message("user", "hi")]))
         assert await store.load("a1", "s1") == stored
-        await self.refused(store.save(state))
-        assert state.version == 1
-        await self.refused(store.delete("a1", "s1"))
+        await self.refused(store.save(state), stored=True)
+        assert state.version == 2
         assert stores.command("GET", index) == b"foreign"
         stores.command("DEL", index)
         await store.save(state)
         assert await store.list("a1") == ["s1"]
 
+    async def test_delete_beside_a_foreign_index(self, store: Store, stores: Stores) -> None:
+        """The state is deleted; what stands in the place of the index listed nothing, and is not touched."""
+        await saved(store, "s1")
+        index = stores.index_key("a1", "s1")
+        stores.command("DEL", index)
+        stores.command("SET", index, "foreign")
+        assert await store.delete("a1", "s1") is True
+        assert not await store.exists("a1", "s1")
+        assert stores.command("GET", index) == b"foreign"
+        stores.command("DEL", index)
+
     async def test_a_type_without_version_over_a_foreign_index(self, stores: Stores) -> None:
-        """Both or neither, whatever the state type can tell."""
+        """It is told as well that the state was stored."""
         store = await stores.open(Bare)
         index = stores.index_key("a1", "s1")
         stores.command("SET", index, "foreign")
-        await self.refused(store.save(Bare("a1", "s1")))
-        await self.refused(store.delete("a1", "s1"))
-        assert not await store.exists("a1", "s1")
+        await self.refused(store.save(Bare("a1", "s1")), stored=True)
+        assert await store.exists("a1", "s1")
         stores.command("DEL", index)
+        await store.delete("a1", "s1")
 
 
 class TestDelete:

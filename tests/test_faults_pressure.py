@@ -13,8 +13,7 @@ from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
 from scripted import ScriptedServer
 
 from redis_state import RedisConfig, RedisStateStore, StoreUnavailableError
-from redis_state.lane import BULK
-from redis_state.wire import MAX_PENDING
+from redis_state.transport.request import LARGE as LARGE_REQUEST
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -40,42 +39,23 @@ async def end_in_time(bench: Bench, operations: list[Awaitable[Any]]) -> list[st
 
 
 async def test_ten_thousand_callers_share_two_connections(redis_server: RedisServer) -> None:
-    """Each gets its own result; no more is pending than the bound allows, and no third connection is opened."""
+    """Each gets its own result, and no third connection is opened."""
     async with behind_proxy(redis_server, timeout=30.0, pool_size=2) as bench:
-        most = 0
 
         async def save_and_load(number: int) -> None:
-            nonlocal most
             session_id = str(number % 500)
             if number < 500:
                 await bench.store.save(state(session_id, n=session_id))
             else:
                 assert (await bench.store.load("a", session_id)).data == {"n": session_id}
-            most = max(most, bench.pending)
 
         for start, stop in ((0, 500), (500, CALLERS)):
             await asyncio.gather(*(save_and_load(number) for number in range(start, stop)))
-        assert most <= MAX_PENDING + 1
         assert bench.proxy.accepted <= 2
 
 
-async def test_callers_beyond_the_bound_get_their_turn_in_order(redis_server: RedisServer) -> None:
-    """What waits for room is not overtaken by what comes later."""
-    async with behind_proxy(redis_server, timeout=30.0) as bench:
-        await bench.store.save(state())
-        order: list[int] = []
-
-        async def exists(number: int) -> None:
-            await bench.store.exists("a", "s")
-            order.append(number)
-
-        await asyncio.gather(*(exists(number) for number in range(CALLERS)))
-        waited = [number for number in order if number >= MAX_PENDING]
-        assert waited == sorted(waited)
-
-
 async def test_callers_are_told_in_time_when_a_server_stalls(redis_server: RedisServer) -> None:
-    """Those in flight, those in the queue and those that wait for room: nobody waits for more than a budget."""
+    """Those in flight and those in the queue: nobody waits for more than a budget."""
     async with behind_proxy(redis_server, timeout=1.0) as bench:
         await bench.store.save(state())
         bench.proxy.stall()
@@ -201,18 +181,6 @@ async def test_a_pool_with_no_free_connection_is_reported_with_what_to_do(redis_
         await client.aclose()
 
 
-async def test_memory_stays_bounded_while_nothing_goes_out(redis_server: RedisServer) -> None:
-    """Callers beyond the bound wait with what they have; nothing of theirs is queued."""
-    async with behind_proxy(redis_server, timeout=1.0) as bench:
-        await bench.store.save(state())
-        bench.proxy.stall()
-        loads = [asyncio.ensure_future(outcome(bench.store.load("a", "s"))) for _ in range(MAX_PENDING + 500)]
-        await asyncio.sleep(0.1)
-        assert bench.pending <= MAX_PENDING + 1
-        bench.proxy.release()
-        assert set(await asyncio.gather(*loads)) == {"done"}
-
-
 @pytest.mark.parametrize("pool_size", [1, 2])
 async def test_a_large_state_goes_out_as_the_server_takes_it(redis_server: RedisServer, pool_size: int) -> None:
     """While it does not, others wait or go past it; then all of it arrives, whoever has given up meanwhile."""
@@ -250,7 +218,7 @@ async def test_a_large_state_that_is_cut_off_was_not_saved(redis_server: RedisSe
         assert texts(stored) == [LARGE if is_back else "y"]
 
 
-@pytest.mark.parametrize(("states", "piece"), [(1, 1024 * 1024), (2, BULK)])
+@pytest.mark.parametrize(("states", "piece"), [(1, 1024 * 1024), (2, LARGE_REQUEST)])
 async def test_the_loop_has_its_turn_while_large_states_go_out(
     redis_server: RedisServer, states: int, piece: int
 ) -> None:

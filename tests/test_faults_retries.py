@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from faulty import SLACK, behind_proxy, outcome, state
 from redis.asyncio import Redis
+from redis_state.transport.connection import MAX_BATCH
 from scripted import Deed, ScriptedServer
 
 from redis_state import (
@@ -21,7 +22,6 @@ from redis_state import (
     StateNotFoundError,
     StoreUnavailableError,
 )
-from redis_state.channel import MAX_BATCH
 
 if TYPE_CHECKING:
     from collections.abc import Callable

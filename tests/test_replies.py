@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 
 from redis_state.errors import ServerRefusedError, StoreUnavailableError
-from redis_state.replies import AT_ONCE, ReplyError, Verdict, backoff, exhausted, judge, redirection, refusal
+from redis_state.transport.replies import (
+    AT_ONCE,
+    ReplyError,
+    Verdict,
+    backoff,
+    classify,
+    exhausted,
+    redirection,
+    refusal,
+)
 
 SECRET = "user-4711"
 
@@ -30,7 +39,7 @@ SECRET = "user-4711"
 )
 def test_what_was_refused_before_it_was_executed_is_tried_again(message: str, verdict: Verdict) -> None:
     """Each of these errors says that nothing happened, and what to do about it."""
-    assert judge(ReplyError(message)) is verdict
+    assert classify(ReplyError(message)) is verdict
 
 
 @pytest.mark.parametrize(
@@ -51,7 +60,7 @@ def test_what_was_refused_before_it_was_executed_is_tried_again(message: str, ve
 )
 def test_any_other_error_is_final(message: str) -> None:
     """What no rule knows is never sent again."""
-    assert judge(ReplyError(message)) is Verdict.REFUSED
+    assert classify(ReplyError(message)) is Verdict.REFUSED
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,9 @@
--- Remove index entries whose state is gone. The state is looked for again here, where no save can come in between.
+-- Remove an index entry whose session has no state, or something else under its key. It is looked for again here, where
+-- no save can come in between.
 --
--- KEYS  index, states ...      ARGV  members ...      Returns how many entries were removed
-local removed = 0
-for i, member in ipairs(ARGV) do
-  if redis.call('EXISTS', KEYS[i + 1]) == 0 then
-    removed = removed + redis.call('ZREM', KEYS[1], member)
-  end
+-- KEYS  index, state      ARGV  member      Returns how many entries were removed
+local kind = redis.call('TYPE', KEYS[2]).ok
+if kind == 'string' then
+  return 0
 end
-return removed
+return redis.call('ZREM', KEYS[1], ARGV[1])

@@ -2,53 +2,54 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from redis.crc import key_slot
 
 from redis_state.errors import PartitionsMismatchError
-from redis_state.operation import command
+from redis_state.transport.request import Request, command
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from redis_state.keys import Keys
-    from redis_state.wire import Wire
 
 
-async def check_layout(wire: Wire, keys: Keys) -> None:
+async def check_partitions(
+    keys: Keys, submit: Callable[[Request], Awaitable[Any]], nodes: Callable[[], list[str]]
+) -> None:
     """Compare the store's `partitions` with what is noted beside the data, and note it where nothing is.
 
     Only a store with several partitions notes anything, so a key that is not there means one. The first such store
     looks through all keys once, for data that was written without partitions.
 
+    Args:
+        keys: The names of keys.
+        submit: Sends a request.
+        nodes: The names of all servers that hold slots.
+
     Raises:
         PartitionsMismatchError: The data has another number.
     """
     slot = int(key_slot(keys.layout))
-    if keys.partitions > 1 and await wire.submit(command(slot, "GET", keys.layout)) is None:
-        if await _has_plain_index(wire, keys):
+    noted = await submit(command(slot, "GET", keys.layout))
+    if noted is None and keys.partitions > 1:
+        if await _has_plain_index(keys, submit, nodes()):
             raise PartitionsMismatchError(keys.partitions, 1)
-        await wire.submit(command(slot, "SETNX", keys.layout, keys.partitions))
-    await compare_layout(wire, keys)
-
-
-async def compare_layout(wire: Wire, keys: Keys, deadline: float | None = None) -> None:
-    """Compare the store's `partitions` with what is noted beside the data.
-
-    Raises:
-        PartitionsMismatchError: The data has another number.
-    """
-    noted = await wire.submit(command(int(key_slot(keys.layout)), "GET", keys.layout), deadline)
+        await submit(command(slot, "SETNX", keys.layout, keys.partitions))
+        noted = await submit(command(slot, "GET", keys.layout))
     stored = 1 if noted is None else int(noted)
     if stored != keys.partitions:
         raise PartitionsMismatchError(keys.partitions, stored)
 
 
-async def _has_plain_index(wire: Wire, keys: Keys) -> bool:
-    for node in await wire.nodes():
+async def _has_plain_index(keys: Keys, submit: Callable[[Request], Awaitable[Any]], nodes: list[str]) -> bool:
+    for node in nodes:
         cursor = b"0"
         while True:
-            scan = command(None, "SCAN", cursor, "MATCH", keys.index_pattern, "COUNT", 1000, node=node)
-            cursor, found = await wire.submit(scan)
+            cursor, found = await submit(
+                command(None, "SCAN", cursor, "MATCH", keys.index_pattern, "COUNT", 1000, node=node)
+            )
             if found:  # partitioned indexes do not exist yet, or their number would be noted
                 return True
             if int(cursor) == 0:

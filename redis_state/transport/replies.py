@@ -5,13 +5,21 @@ from __future__ import annotations
 import random
 import re
 from enum import Enum
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from redis_state.errors import ServerRefusedError, StateStoreError, StoreUnavailableError
+from redis_state.errors import OutcomeUnknownError, ServerRefusedError, StateStoreError, StoreUnavailableError
+
+if TYPE_CHECKING:
+    from redis_state.transport.request import Request
 
 _IN_SCRIPT: Final = re.compile(r"@?user_script:\d+: (?:@user_script: \d+: )?-?([A-Z]+) ")
+_REDIRECTION: Final = re.compile(r"(\d{1,5}) ([\x21-\x7e]{0,255}):(\d{1,5})").fullmatch
 AT_ONCE: Final = 2  # attempts after which the next is made without delay
 _SAFE_CODE: Final = re.compile(r"[A-Z]{2,20}").fullmatch
+
+
+class UnreadableReplyError(Exception):
+    """Raised when a reply is not what a Redis server sends: nothing that this connection says can be trusted."""
 
 
 class ReplyError:
@@ -70,36 +78,50 @@ _HINTS: Final = {
 }
 
 
-def judge(error: ReplyError) -> Verdict:
+def classify(error: ReplyError) -> Verdict:
     """What an error reply means for the operation that got it."""
     if error.code == "ERR" and error.text.startswith("Protocol error"):
         return Verdict.DISCONNECTED
     if error.code == "ERR" and error.text.startswith("max number of clients"):
         return Verdict.ELSEWHERE
+    if error.code == "ERR" and "access a non local key" in error.text:
+        return Verdict.LATER  # what TRYAGAIN says where a script computes its keys: the slot is being moved
     return _VERDICTS.get(error.code, Verdict.REFUSED)
 
 
 def redirection(error: ReplyError) -> tuple[int, str, int]:
-    """Slot, host and port of a MOVED or ASK reply; the host is empty where it is the node that replied."""
-    slot, _, address = error.text.partition(" ")
-    host, _, port = address.rpartition(":")
-    return int(slot), host, int(port)
+    """Parse slot, host and port of a MOVED or ASK reply; the host is empty where it is the node that replied.
+
+    Raises:
+        UnreadableReplyError: It is not of that form.
+    """
+    match = _REDIRECTION(error.text)
+    if match is None:
+        raise UnreadableReplyError
+    return int(match[1]), match[2], int(match[3])
 
 
-def refusal(error: ReplyError) -> StateStoreError:
-    """The exception for a refusal that is final."""
-    if judge(error) is Verdict.DISCONNECTED:
+def refusal(error: ReplyError, *, stored: bool = False) -> StateStoreError:
+    """The exception for a refusal that is final; `stored` says that only the index refused."""
+    if classify(error) is Verdict.DISCONNECTED:
         return ServerRefusedError("ERR", "a value is over the server's limit (proto-max-bulk-len)")
     code = error.code if _SAFE_CODE(error.code) else "ERR"
     if code == "ERR" and "unknown command" in error.text:
         return ServerRefusedError(code, "it lacks a command; Redis 6.2 or newer is needed")
-    return ServerRefusedError(code, _HINTS.get(code, ""))
+    return ServerRefusedError(code, _HINTS.get(code, ""), stored=stored)
 
 
 def exhausted(why: str) -> StateStoreError:
     """The exception for an operation that was refused with `why` until its deadline."""
     hint = _HINTS.get(why)
     return StoreUnavailableError(f"no server took the operation in time: {why}" + (f" ({hint})" if hint else ""))
+
+
+def unreadable(request: Request) -> StateStoreError:
+    """The exception for a request whose connection said something that no Redis server says."""
+    if request.writes:
+        return OutcomeUnknownError("the write was sent, and the server's reply makes no sense")
+    return StoreUnavailableError("the server's reply makes no sense; is this a Redis server?")
 
 
 def backoff(attempts: int) -> float:

@@ -1,4 +1,4 @@
-"""What goes over the wire: one operation, its bytes, and what may be done when its reply is lost."""
+"""A request: commands that are sent together, and what may be done when their reply is lost."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import msgspec
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from redis_state.replies import ReplyError
     from redis_state.scripts import Script
+    from redis_state.transport.replies import ReplyError
 
 Argument = str | bytes | float
 # hiredis annotates it as taking a tuple of one.
@@ -20,17 +20,18 @@ pack = cast("Callable[[tuple[Argument, ...]], bytes]", hiredis.pack_command)  # 
 
 MULTI: Final = pack(("MULTI",))
 EXEC: Final = pack(("EXEC",))
+LARGE: Final = 64 * 1024  # bytes: what is larger travels on an idle connection, so that the small do not wait for it
 
 
 class Replay(Enum):
-    """What may be done with an operation that was sent and not answered."""
+    """What may be done with a request that was sent and not answered."""
 
     ALWAYS = "send it again: it only reads, or doing it twice is doing it once"
     GUARDED = "send it as a script that recognises a write which has landed"
     NEVER = "nothing: its outcome is unknown"
 
 
-class Operation(msgspec.Struct, eq=False):
+class Request(msgspec.Struct, eq=False):
     """Commands that are sent together, in one slot, and answered by one result.
 
     A Struct, because one is made for every call of a store: it takes a fifth of the time of an ordinary object.
@@ -40,16 +41,18 @@ class Operation(msgspec.Struct, eq=False):
         slot: The hash slot of its keys; None for a command without keys.
         replies: How many replies it gets; the last one is the result.
         replay: What may be done when the replies are lost.
+        session: The key of the session whose requests take effect in their order; None where order is no matter.
         node: The name of the node it must go to; None for the one that holds the slot.
         script: The script that the payload belongs to.
         arguments: How many arguments the payload of a script holds.
 
-    Of one journey, kept by the wire:
+    State of one execution, owned by the transport:
         future: The result.
-        deadline: When it must end, by the loop's clock.
+        deadline: When it is settled at the latest, by the loop's clock.
+        connection: The connection that owes its reply; None before it is sent and after it is answered or lost.
         error: The first error among its replies.
-        sent: A connection was lost with it in flight, or its time ran out there: it may have happened.
-        expired: Its time ran out in flight.
+        sent: A connection was lost with it in flight, or its time ran out there: it may have been executed.
+        applied: It was executed and waits for the replicas.
         attempts: How often it was tried again.
         asking: The next send follows an ASK redirect.
         why: What the last refusal was, for the error at the deadline.
@@ -59,15 +62,17 @@ class Operation(msgspec.Struct, eq=False):
     slot: int | None
     replies: int = 1
     replay: Replay = Replay.ALWAYS
+    session: bytes | None = None
     node: str | None = None
     script: Script | None = None
     arguments: int = 0
 
-    future: Any = None  # asyncio.Future[Any], from the moment the wire has it
+    future: Any = None  # asyncio.Future[Any], from the moment the transport has it
     deadline: float = 0.0
+    connection: Any = None  # transport.connection.Connection
     error: ReplyError | None = None
     sent: bool = False
-    expired: bool = False
+    applied: bool = False
     attempts: int = 0
     asking: bool = False
     why: str = ""
@@ -83,13 +88,13 @@ class Operation(msgspec.Struct, eq=False):
     def call(self, script: Script, keys: Sequence[bytes], args: Sequence[Argument]) -> Self:
         """Run a script with these arguments."""
         packed = pack((len(keys), *keys, *args))
-        self.payload = packed[packed.index(b"\n") + 1 :]  # the wire writes the count, with the hash or the text
+        self.payload = packed[packed.index(b"\n") + 1 :]  # the connection writes the count, with the hash or the text
         self.script = script
         self.arguments = 1 + len(keys) + len(args)
         self.replies = 1
         return self
 
 
-def command(slot: int | None, *args: Argument, node: str | None = None) -> Operation:
-    """One command that may be repeated."""
-    return Operation(pack(args), slot, node=node)
+def command(slot: int | None, *args: Argument, node: str | None = None, session: bytes | None = None) -> Request:
+    """Make a request of one command that may be repeated."""
+    return Request(pack(args), slot, node=node, session=session)

@@ -1,11 +1,17 @@
-"""Asking Sentinels for the primary."""
+"""The primary that Sentinels name."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from redis.asyncio.sentinel import MasterNotFoundError, Sentinel
 from redis.exceptions import AuthenticationError, AuthorizationError, RedisError, ResponseError
+
+from redis_state.redis_py.sentinel_watch import SentinelWatch
+from redis_state.redis_py.standalone import Standalone
+
+if TYPE_CHECKING:
+    from redis_state.redis_py.topology import PrimaryObserver
 
 
 class NoPrimaryError(MasterNotFoundError):
@@ -51,3 +57,26 @@ class Sentinels(Sentinel):
         if reached:
             raise NoPrimaryError(f"no Sentinel knows a primary called {service_name}; check master_name")
         raise NoPrimaryError("none of the Sentinels can be reached; check sentinel_addrs")
+
+
+class SentinelPrimary(Standalone):
+    """The primary that Sentinels name, and what they say about it.
+
+    Args:
+        client: A `redis.asyncio.Redis` that `Sentinel.master_for` has made.
+        owned: Whether this library made it and the clients of the Sentinels, and closes them.
+    """
+
+    def __init__(self, client: Any, *, owned: bool) -> None:
+        super().__init__(client, owned=owned)
+        self._sentinels: Sentinel = client.connection_pool.sentinel_manager
+        self._service: str = client.connection_pool.service_name
+
+    async def watch(self, observer: PrimaryObserver) -> None:
+        await SentinelWatch(self._sentinels, self._service, observer).run()
+
+    async def aclose(self) -> None:
+        await super().aclose()
+        if self._owned:
+            for client in self._sentinels.sentinels:
+                await client.aclose()

@@ -1,0 +1,126 @@
+"""Servers that evict keys without an expiry, and with them an agent's index, which is then built again from the states.
+
+Only a policy of ``allkeys-*`` evicts an index, which has no expiry of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+from redis_state.errors import ServerRefusedError, StateStoreError
+from redis_state.transport.request import Request, command, pack
+
+if TYPE_CHECKING:
+    import logging
+    from collections.abc import Awaitable, Callable
+
+    from redis_state.keys import Keys, Partition
+    from redis_state.transport.client import Client
+
+_ASK_AGAIN: Final = 60.0  # seconds, where the policy was one that evicts indexes
+_COUNT: Final = 500  # keys looked at by one SCAN
+# A member that no session id equals: the index that holds it has not been evicted since it was last built.
+_COMPLETE: Final = b""
+_INFO_MEMORY: Final = pack(("INFO", "memory"))
+_INFO_STATS: Final = pack(("INFO", "stats"))
+
+
+class Evictions:
+    """Which servers evict indexes, and how an evicted index is built again.
+
+    All of its state:
+        evicts: whether a node's policy evicts indexes, by its name; a task while that is being asked.
+        asked: when it was asked, by the loop's clock.
+
+    Args:
+        client: Knows the nodes.
+        keys: The names of keys.
+        score: Tells from a stored value where its session stands in the index.
+        log: Where it says that a server cannot be asked.
+    """
+
+    def __init__(self, client: Client, keys: Keys, score: Callable[[bytes], float], log: logging.Logger) -> None:
+        self._client = client
+        self._keys = keys
+        self._score = score
+        self._log = log
+        self._evicts: dict[str, bool | asyncio.Task[bool]] = {}
+        self._asked: dict[str, float] = {}
+        self._is_logged = False
+
+    def connected(self, node: str) -> None:
+        """Ask a node for its policy, when it is connected: nobody waits for the answer before a listing needs it."""
+        self._ask(node)
+
+    async def threaten(self, partition: Partition) -> bool:
+        """Whether the node that holds a partition evicts indexes."""
+        node = self._client.node_of(partition.slot)
+        return node is not None and await self.threaten_node(node)
+
+    async def threaten_node(self, node: str) -> bool:
+        """Whether a node evicts indexes."""
+        known = self._evicts.get(node, False)
+        if isinstance(known, asyncio.Task):
+            return await asyncio.shield(known)
+        if known and asyncio.get_running_loop().time() - self._asked[node] > _ASK_AGAIN:
+            self._ask(node)
+        return known
+
+    async def have_happened(self, submit: Callable[[Request], Awaitable[Any]], info: Request) -> bool:
+        """Whether a server that evicts indexes has evicted anything."""
+        stats = await submit(info)
+        return not re.search(rb"evicted_keys:0\r", bytes(stats))
+
+    @staticmethod
+    def question(partition: Partition) -> Request:
+        """What asks the server of a partition for its evictions."""
+        return Request(_INFO_STATS, partition.slot)
+
+    @staticmethod
+    def question_to(node: str) -> Request:
+        """What asks a node for its evictions."""
+        return Request(_INFO_STATS, None, node=node)
+
+    async def restore(self, submit: Callable[[Request], Awaitable[Any]], partition: Partition) -> None:
+        """Build an index again, if its server may have evicted it."""
+        slot, index = partition.slot, partition.index
+        if not await self.threaten(partition) or not await self.have_happened(submit, self.question(partition)):
+            return
+        if await submit(command(slot, "ZSCORE", index, _COMPLETE)) is not None:
+            return
+        pattern, cursor = self._keys.pattern_of(partition), b"0"
+        while True:
+            cursor, states = await submit(command(slot, "SCAN", cursor, "MATCH", pattern, "COUNT", _COUNT))
+            values = await asyncio.gather(*(submit(command(slot, "GET", state)) for state in states))
+            for state, value in zip(states, values, strict=True):
+                if value is not None:
+                    entry = (self._score(value), self._keys.session_of(state))
+                    await submit(command(slot, "ZADD", index, "NX", *entry))
+            if int(cursor) == 0:
+                break
+        await submit(command(slot, "ZADD", index, 0, _COMPLETE))
+
+    def _ask(self, node: str) -> None:
+        loop = asyncio.get_running_loop()
+        self._asked[node] = loop.time()
+        self._evicts[node] = loop.create_task(self._ask_for_policy(node))
+
+    async def _ask_for_policy(self, node: str) -> bool:
+        evicts = False
+        try:
+            info = await self._client.execute(Request(_INFO_MEMORY, None, node=node))
+            evicts = type(info) is bytes and b"maxmemory_policy:allkeys" in info
+        except ServerRefusedError as error:
+            if not self._is_logged:
+                self._is_logged = True
+                self._log.warning("%s does not tell its maxmemory-policy (%s); taken as not evicting", node, error.code)
+        except StateStoreError:
+            pass  # it will be asked when it is connected again
+        self._evicts[node] = evicts
+        return evicts
+
+    async def aclose(self) -> None:
+        """Wait for the questions under way, which end with their requests."""
+        await asyncio.gather(*(asked for asked in self._evicts.values() if isinstance(asked, asyncio.Task)))

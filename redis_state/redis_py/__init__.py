@@ -1,0 +1,1 @@
+"""Everything that touches redis-py: opening connections, Sentinel, the slot map, why it failed."""

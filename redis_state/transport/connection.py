@@ -1,0 +1,362 @@
+"""One connection: requests out, replies in, in the same order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import hiredis
+
+from redis_state.transport.replies import ReplyError, UnreadableReplyError, Verdict, classify, unreadable
+from redis_state.transport.request import LARGE, Request, pack
+
+if TYPE_CHECKING:
+    import logging
+    from collections.abc import Sequence
+
+    from redis_state.limits import Limits
+
+_NOT_ENOUGH: Final = object()
+_NOTHING: Final = memoryview(b"")
+_PushNotification: Final = hiredis.PushNotification
+_ASKING: Final = pack(("ASKING",))
+MAX_BATCH: Final = 1024  # requests in flight on one connection; more would only wait in the server
+MAX_BATCH_BYTES: Final = 1024 * 1024  # in one batch
+_SLICE: Final = 16 * 1024  # bytes parsed at once: hiredis moves the rest of them for every large reply that it returns
+_AT_ONCE: Final = 256 * 1024  # bytes; what is larger is written in pieces, or it would hold up the loop
+
+
+class Owner(Protocol):
+    """What a connection reports to.
+
+    Attributes:
+        limits: Times and counts.
+        log: Where a failure of this library is logged.
+    """
+
+    limits: Limits
+    log: logging.Logger
+
+    def settle(self, request: Request, result: Any = None, error: BaseException | None = None) -> None:
+        """Complete a request."""
+        ...
+
+    def refused(self, connection: Connection, request: Request, error: ReplyError) -> None:
+        """Deal with an error reply: the request was not executed."""
+        ...
+
+    def replicated(self, request: Request, result: Any, replicas: int) -> None:
+        """Complete a write that so many replicas have confirmed."""
+        ...
+
+    def flush_soon(self) -> None:
+        """Send what waits: there may be room on a connection."""
+        ...
+
+    def give_back(self, requests: Sequence[Request], *, executed: bool) -> None:
+        """Take back requests whose replies are lost; unless it is sure that they were not, they may be executed."""
+        ...
+
+    def lost(self, connection: Connection) -> None:
+        """Forget a connection that is gone."""
+        ...
+
+
+class _Wait(Request):
+    """The WAIT that follows writes when replicas are to confirm them. No caller waits for it."""
+
+
+class Connection(asyncio.Protocol):
+    """One connection that redis-py has opened and authenticated, spoken on directly.
+
+    redis-py awaits every reply by itself; here one call parses all that have come and settles their requests.
+
+    All of its state:
+        inflight: what was sent and not answered, oldest first.
+        unconfirmed: writes that were answered but not yet confirmed by the replicas, with their results.
+        loaded: the scripts that this connection has sent by text, so that the server knows their hash.
+        left: replies still to come of the oldest request in flight; 0 if none of them has come.
+        partial: bytes received since a reply was complete.
+        rest: what is still to be written of a large request, a piece in each turn of the loop.
+        paused: whether the transport holds as much as it should.
+        progress: when the server last sent something, took a piece, or got work after it had none.
+        skipped: whether the server closes the connection, and has executed nothing of what is in flight.
+        draining: whether it takes nothing new and closes when nothing is in flight.
+
+    Args:
+        owner: What it reports to.
+        opened: The connection of redis-py, which closes it.
+        transport: The transport under it.
+    """
+
+    def __init__(self, owner: Owner, opened: Any, transport: asyncio.Transport) -> None:
+        self.opened = opened
+        self.inflight: deque[Request] = deque()
+        self._unconfirmed: list[tuple[Request, Any]] = []
+        self._loaded: set[str] = set()
+        self._left = 0
+        self._partial = 0
+        self._rest = _NOTHING
+        self._paused = False
+        self._skipped = False
+        self._draining = False
+        self._owner = owner
+        self._settle = owner.settle
+        self._limits = owner.limits
+        self._loop = asyncio.get_running_loop()
+        self._progress = self._loop.time()
+        self._reader: Any = hiredis.Reader(replyError=ReplyError, notEnoughData=_NOT_ENOUGH)  # pyright: ignore[reportArgumentType]
+        self._transport = transport
+        self._displaced = transport.get_protocol()
+        transport.set_protocol(self)
+
+    def __repr__(self) -> str:
+        return f"<Connection {len(self.inflight)} in flight>"
+
+    @property
+    def usable(self) -> bool:
+        """Whether requests can be sent on it."""
+        return not self._draining and not self._transport.is_closing()
+
+    @property
+    def idle(self) -> bool:
+        """Whether it owes nothing."""
+        return not self.inflight
+
+    @property
+    def congested(self) -> bool:
+        """Whether what is sent now would wait for something large, for replicas, or for too many others."""
+        inflight = self.inflight
+        if not inflight:
+            return False
+        if self._partial > LARGE or self._rest or len(inflight) >= MAX_BATCH:
+            return True
+        return self._limits.replicas > 0 or self._transport.get_write_buffer_size() > LARGE
+
+    # Out
+
+    def send(self, queue: deque[Request]) -> None:
+        """Write the oldest requests of a queue, as many as there is room for. Those that were settled are dropped."""
+        inflight, replicas = self.inflight, self._limits.replicas
+        parts: list[bytes] = []
+        room = MAX_BATCH - len(inflight)
+        if not inflight:
+            self._progress = self._loop.time()
+        size = 0
+        written = is_large = False
+        while queue and room and size < MAX_BATCH_BYTES:
+            request = queue.popleft()
+            if request.future.done():
+                continue
+            payload = request.payload
+            if request.script is not None or request.asking:
+                self._introduce(request, parts)
+            parts.append(payload)
+            inflight.append(request)
+            request.connection = self
+            room -= 1
+            size += len(payload)
+            if replicas and request.writes:
+                written = True
+            if len(payload) > LARGE:  # alone, so that a refusal of its size is its own
+                is_large = len(payload) > _AT_ONCE
+                break
+        if written:
+            parts.append(self._wait_for_replicas())
+        data = b"".join(parts)
+        if is_large:
+            self._rest = memoryview(data)
+            self._write_piece()
+        elif parts:
+            self._transport.write(data)
+
+    def _introduce(self, request: Request, parts: list[bytes]) -> None:
+        """Write what comes before the payload of a request that is redirected or a script."""
+        if request.asking:
+            parts.append(_ASKING)
+        script = request.script
+        if script is not None:
+            parts.append(b"*%d\r\n" % (request.arguments + 2))
+            parts.append(script.by_hash if script.name in self._loaded else script.by_text)
+            self._loaded.add(script.name)
+
+    def _wait_for_replicas(self) -> bytes:
+        """Ask for the replicas' confirmation of all writes before; the reply settles them."""
+        milliseconds = max(1, int(self._limits.read_timeout * 500))
+        wait = _Wait(pack(("WAIT", self._limits.replicas, milliseconds)), None)
+        wait.deadline = self.inflight[-1].deadline
+        self.inflight.append(wait)
+        return wait.payload
+
+    def _write_piece(self) -> None:
+        """Write the next piece of something large, and see to the one after it."""
+        if self._transport.is_closing():
+            return
+        piece, self._rest = self._rest[:_AT_ONCE], self._rest[_AT_ONCE:]
+        self._transport.write(piece)
+        self._progress = self._loop.time()
+        if not self._rest:
+            self._rest = _NOTHING  # an empty view would keep what it is a view of
+            self._owner.flush_soon()
+        elif not self._paused:
+            self._loop.call_later(0, self._write_piece)  # after what has been received by then, which may say no
+
+    def pause_writing(self) -> None:
+        """The server takes less than is written."""
+        self._paused = True
+
+    def resume_writing(self) -> None:
+        """The server takes more again."""
+        self._paused = False
+        if self._rest:
+            self._write_piece()
+
+    # In
+
+    def data_received(self, data: bytes) -> None:
+        """Settle every request whose last reply has come."""
+        self._progress = self._loop.time()
+        try:
+            for start in range(0, len(data), _SLICE):
+                self._reader.feed(data, start, min(_SLICE, len(data) - start))
+                self._partial = 0 if self._take_replies() else self._partial + min(_SLICE, len(data) - start)
+        except (hiredis.ProtocolError, UnreadableReplyError):
+            self._distrust()
+        except Exception:
+            self._owner.log.exception("a reply could not be dealt with")
+            self._distrust()
+        if self._skipped:
+            self.abort()  # it takes nothing more, whether it closes at once or not
+        elif self._draining and not self.inflight:
+            self._transport.close()
+        self._owner.flush_soon()
+
+    def _take_replies(self) -> bool:
+        """Hand out the replies that are complete. Returns whether there was one."""
+        gets, inflight, settle, replicas = self._reader.gets, self.inflight, self._settle, self._limits.replicas
+        taken, left = False, self._left
+        while (reply := gets()) is not _NOT_ENOUGH:
+            taken = True
+            kind: type = type(reply)  # pyright: ignore[reportUnknownVariableType]
+            if kind is _PushNotification:
+                continue
+            if not left:
+                if not inflight:
+                    raise UnreadableReplyError  # nobody asked for it
+                request = inflight[0]
+                left = request.replies + 1 if request.asking else request.replies
+            left -= 1
+            if kind is ReplyError and self._note(inflight[0], reply):
+                left = 0
+            if left:
+                continue
+            request = inflight.popleft()
+            request.connection = None
+            if replicas or request.error is not None:
+                self._left = 0
+                self._complete(request, reply)
+            else:
+                settle(request, reply)
+        self._left = left
+        return taken
+
+    def _note(self, request: Request, error: ReplyError) -> bool:
+        """Note the first error among a request's replies. Returns whether no other will follow."""
+        if request.error is None:
+            request.error = error
+        if classify(error) is Verdict.DISCONNECTED:
+            self._skipped = True
+        return self._skipped
+
+    def _complete(self, request: Request, reply: Any) -> None:
+        """Settle a request that failed, or that replicas confirm."""
+        error, request.error = request.error, None
+        if isinstance(request, _Wait):
+            self._confirm(reply, error)
+        elif error is not None:
+            if error.code == "NOSCRIPT":
+                self._loaded.clear()
+            request.asking = False
+            try:
+                self._owner.refused(self, request, error)
+            except UnreadableReplyError:
+                self._settle(request, error=unreadable(request))
+                raise
+        elif request.writes:
+            request.applied = True
+            request.connection = self  # it is not to be overtaken before it is confirmed
+            self._unconfirmed.append((request, reply))
+        else:
+            self._settle(request, reply)
+
+    def _confirm(self, replicas: Any, error: ReplyError | None) -> None:
+        """Settle the writes before a WAIT by its reply."""
+        if error is not None:  # the server became a replica: the writes are tried on the primary
+            self.drain()
+        elif type(replicas) is not int:
+            raise UnreadableReplyError
+        writes, self._unconfirmed = self._unconfirmed, []
+        for request, _ in writes:
+            request.connection = None
+        if error is not None:
+            self._owner.give_back([request for request, _ in writes], executed=True)
+            return
+        for request, result in writes:
+            self._owner.replicated(request, result, replicas)
+
+    def _distrust(self) -> None:
+        """Fail what is in flight on a connection that does not speak as a Redis server does."""
+        self._transport.abort()
+        for request in self._take_all():
+            self._settle(request, error=unreadable(request))
+
+    # Ends
+
+    def check(self, now: float) -> float:
+        """Close a connection that is silent or hopelessly late. Returns when to look again, infinity if it is idle."""
+        if not self.inflight:
+            return float("inf")
+        limits = self._limits
+        silent = self._progress + limits.read_timeout
+        if self._rest or self._transport.get_write_buffer_size():
+            silent += limits.write_timeout
+        due = min(silent, self.inflight[0].deadline + limits.read_timeout)
+        if now >= due:
+            self.abort()
+            return float("inf")
+        return due
+
+    def drain(self) -> None:
+        """Take nothing new, and close when what is in flight is answered."""
+        self._draining = True
+        if not self.inflight:
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Close at once. What is in flight is handed back when the loop reports the loss."""
+        self._transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Hand back what was in flight."""
+        self._displaced.connection_lost(None)  # redis-py waits for it when it closes
+        is_partly_sent = bool(self._rest) and not self._limits.replicas  # with replicas the rest may be the WAIT
+        self._rest = _NOTHING
+        lost = self._take_all()
+        executed = 0 if self._skipped else len(lost)  # those that may have been
+        if executed and is_partly_sent:  # a server executes nothing of a request that it has a part of
+            executed -= 1
+        self._owner.lost(self)
+        self._owner.give_back(lost[:executed], executed=True)
+        self._owner.give_back(lost[executed:], executed=False)
+
+    def _take_all(self) -> list[Request]:
+        """Every request that this connection owes anything to; it owes nothing then."""
+        requests = [request for request, _ in self._unconfirmed]
+        requests += [request for request in self.inflight if not isinstance(request, _Wait)]
+        self._unconfirmed.clear()
+        self.inflight.clear()
+        for request in requests:
+            request.connection = None
+            request.error = None
+        return requests

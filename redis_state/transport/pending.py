@@ -1,0 +1,180 @@
+"""Every request that was taken and not settled, until when, and whose turn it is in its session."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final
+
+from redis_state.errors import NotReplicatedError, OutcomeUnknownError, StateStoreError, StoreTimeoutError
+from redis_state.transport import replies
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from redis_state.transport.request import Request
+
+_SETTLED: Final = object()
+
+
+class PendingRequests:
+    """The one table of pending requests, wherever they are: queued, in flight, or waiting for anything.
+
+    A request enters by `add` and leaves by `settle`. Requests of one session are started in their order: a write waits
+    for all before it, a read for the writes before it, so that a retry can never be overtaken.
+
+    All of its state:
+        table: the requests, oldest first.
+        turns: for each session that has requests, the one that runs, or a `_Turn` where there are several.
+        starts: whether requests are started; not while all of them are being settled.
+        on_empty: called whenever the table becomes empty, while somebody waits for that.
+
+    Args:
+        start: Takes a request whose turn it is.
+        replicas: How many replicas must confirm a write.
+        spread: By how many seconds the deadline of a request may be later than that of one added after it.
+    """
+
+    def __init__(self, start: Callable[[Request], None], replicas: int, spread: float) -> None:
+        self._start = start
+        self._replicas = replicas
+        self._spread = spread
+        self._table: dict[Request, None] = {}
+        self._turns: dict[bytes, Request | _Turn] = {}
+        self._starts = True
+        self.on_empty: Callable[[], None] | None = None
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def __contains__(self, request: Request) -> bool:
+        return request in self._table
+
+    def add(self, request: Request) -> None:
+        """Take a request, and start it when its turn in its session comes."""
+        self._table[request] = None
+        session = request.session
+        if session is None or self._turns.setdefault(session, request) is request:
+            self._start(request)
+        else:
+            self._wait(session, request)
+
+    def add_started(self, request: Request) -> None:
+        """Take a request that is started already."""
+        self._table[request] = None
+
+    def settle(self, request: Request, result: Any = None, error: BaseException | None = None) -> None:
+        """Complete a request, if it was not settled before; when no connection owes its reply, its turn ends."""
+        if self._table.pop(request, _SETTLED) is None:
+            future = request.future
+            if not future.done():  # else its caller has cancelled it
+                if error is None:
+                    future.set_result(result)
+                else:
+                    future.set_exception(error)
+            if self.on_empty is not None and not self._table:
+                self.on_empty()
+        if request.connection is None:
+            session = request.session
+            if session is not None:
+                if self._turns.get(session) is request:
+                    del self._turns[session]
+                else:
+                    self._end_turn(session, request)
+
+    def settle_all(self, error: Callable[[Request], StateStoreError]) -> None:
+        """Fail every request."""
+        self._starts = False
+        try:
+            for request in list(self._table):
+                self.settle(request, error=error(request))
+        finally:
+            self._starts = True
+
+    def expire(self, now: float) -> float:
+        """Settle what is late. Returns when the next request will be, infinity if there is none."""
+        due: list[Request] = []
+        following = float("inf")
+        for request in self._table:
+            deadline = request.deadline
+            if deadline <= now:
+                due.append(request)
+            else:
+                following = min(following, deadline)
+                if deadline > now + self._spread:
+                    break  # whatever was added later has time as well
+        for request in due:
+            self.settle(request, error=self._overdue(request))
+        return following
+
+    def _overdue(self, request: Request) -> StateStoreError:
+        """The error for a request whose time is up: what is known of it."""
+        if request.applied:
+            return NotReplicatedError(self._replicas, 0)
+        if request.writes and (request.sent or request.connection is not None):
+            return unanswered()
+        if request.why:
+            return replies.exhausted(request.why)
+        return StoreTimeoutError("the server did not answer in time")
+
+    def _wait(self, session: bytes, request: Request) -> None:
+        turn = self._turns[session]
+        if not isinstance(turn, _Turn):
+            turn = self._turns[session] = _Turn(turn)
+        if turn.joins(request):
+            self._start(request)
+
+    def _end_turn(self, session: bytes, request: Request) -> None:
+        turn = self._turns.get(session)
+        if not isinstance(turn, _Turn) or request not in turn.running:
+            return  # it was settled while it waited for its turn, or before
+        turn.running.discard(request)
+        if turn.running:
+            return
+        started = list(turn.advance(self._table))
+        if not started:
+            del self._turns[session]
+        elif self._starts:
+            for each in started:
+                self._start(each)
+
+
+class _Turn:
+    """The requests of one session: a write or some reads that run, and what waits behind them.
+
+    Args:
+        first: The request that runs.
+    """
+
+    __slots__ = ("running", "waiting", "writing")
+
+    def __init__(self, first: Request) -> None:
+        self.running = {first}
+        self.waiting: deque[Request] = deque()
+        self.writing = first.writes
+
+    def joins(self, request: Request) -> bool:
+        """Take a request. Returns whether it runs at once, as a read among reads."""
+        if self.waiting or self.writing or request.writes:
+            self.waiting.append(request)
+            return False
+        self.running.add(request)
+        return True
+
+    def advance(self, table: dict[Request, None]) -> Iterator[Request]:
+        """The next write, or all reads before it; what was settled meanwhile is left out."""
+        while self.waiting:
+            request = self.waiting[0]
+            if request in table:
+                if self.running and request.writes:
+                    return
+                self.running.add(request)
+                self.writing = request.writes
+                yield request
+            self.waiting.popleft()
+            if self.writing and self.running:
+                return
+
+
+def unanswered() -> OutcomeUnknownError:
+    """The error for a write that was sent and not answered."""
+    return OutcomeUnknownError("the write was sent, but its reply never came")

@@ -143,9 +143,9 @@ class ServerRefusedError(StateStoreError):
         stored: Whether the state was stored all the same, and only its place in the list was refused.
     """
 
-    def __init__(self, code: str, hint: str, *, stored: bool = False) -> None:
-        what = "the state was stored, but cannot be listed: the server" if stored else "the server"
-        super().__init__(f"{what} refused with {code}: {hint}" if hint else f"{what} refused with {code}")
+    def __init__(self, code: str, hint: str, *, stored: bool = False, what: str = "") -> None:
+        text = f"{what}: the server refused with {code}" if what else f"the server refused with {code}"
+        super().__init__(f"{text}: {hint}" if hint else text)
         self.code = code
         self.stored = stored
 

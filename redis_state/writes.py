@@ -13,6 +13,8 @@ from redis_state.scripts import APPEND, DELETE, SAVE, Script
 from redis_state.transport.replies import ReplyError, refusal
 from redis_state.transport.request import EXEC, MULTI, Argument, Request, pack
 
+_NOT_LISTED: Final = "the state was stored, but cannot be listed"
+_NOT_LISTED: Final = "the state was stored, but cannot be listed"
 # MULTI, SET key document [options], ZADD index score member, EXEC. To format them at once takes half the time of
 # packing them one by one.
 _BLOCK: Final = (
@@ -100,7 +102,8 @@ class Save(_Write, kw_only=True):
         if self.script is None:
             for number, each in enumerate(reply):
                 if type(each) is ReplyError:
-                    raise refusal(each, stored=number > 0 and type(reply[0]) is not ReplyError)
+                    stored = number > 0 and type(reply[0]) is not ReplyError
+                    raise refusal(each, stored=stored, what=_NOT_LISTED if stored else "")
             return self.revision
         if reply[0] == b"conflict":
             raise VersionConflictError(self.expected or 0, int(reply[1]))
@@ -166,9 +169,7 @@ class Delete(Request, kw_only=True):
         if type(states) is ReplyError:
             raise refusal(states)
         if type(entries) is ReplyError:
-            if entries.code != "WRONGTYPE":
-                raise refusal(entries)
-            entries = 0  # what stands in the place of the index lists nothing, and the states are deleted
+            raise refusal(entries, what="the state was deleted, but its place in the list was not")
         return states, entries
 
 

@@ -595,12 +595,14 @@ class TestForeignTypes:
         assert await store.list("a1") == ["s1"]
 
     async def test_delete_beside_a_foreign_index(self, store: Store, stores: Stores) -> None:
-        """The state is deleted; what stands in the place of the index listed nothing, and is not touched."""
+        """It says that the state was deleted; what stands in the place of the index is not touched."""
         await saved(store, "s1")
         index = stores.index_key("a1", "s1")
         stores.command("DEL", index)
         stores.command("SET", index, "foreign")
-        assert await store.delete("a1", "s1") is True
+        with pytest.raises(ServerRefusedError, match="the state was deleted") as caught:
+            await store.delete("a1", "s1")
+        assert caught.value.code == "WRONGTYPE"
         assert not await store.exists("a1", "s1")
         assert stores.command("GET", index) == b"foreign"
         stores.command("DEL", index)

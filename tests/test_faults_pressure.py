@@ -188,7 +188,7 @@ async def test_a_large_state_goes_out_as_the_server_takes_it(redis_server: Redis
         await asyncio.gather(bench.store.save(state("large", "y" * len(LARGE))), bench.store.save(state("0")))
         bench.proxy.stall()
         large = asyncio.ensure_future(bench.store.save(state("large", LARGE)))
-        given_up = asyncio.ensure_future(bench.store.save(state("given up", LARGE)))
+        given_up = asyncio.ensure_future(bench.store.save(state("given-up", LARGE)))
         small = [asyncio.ensure_future(bench.store.save(state(str(number)))) for number in range(20)]
         await asyncio.sleep(0.1)
         given_up.cancel()

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import pytest
 from faulty import SLACK, behind_proxy, outcome, state
 from redis.asyncio import Redis
-from redis_state.transport.connection import MAX_BATCH
 from scripted import Deed, ScriptedServer
 
 from redis_state import (
@@ -22,6 +21,7 @@ from redis_state import (
     StateNotFoundError,
     StoreUnavailableError,
 )
+from redis_state.transport.connection import MAX_BATCH
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -219,7 +219,7 @@ async def test_a_connection_whose_callers_are_all_gone_is_given_up_in_time(late:
     silent = False
 
     def answer(command: list[bytes]) -> bytes | Deed | None:
-        return Deed.SILENCE if silent and command[0] == b"GET" else None
+        return Deed.SILENCE if silent and command[0] in (b"GET", b"INFO") else None
 
     async with ScriptedServer(answer) as server:
         config = RedisConfig(addrs=[server.addr], read_timeout=timeout, write_timeout=timeout, pool_size=1)
@@ -230,7 +230,7 @@ async def test_a_connection_whose_callers_are_all_gone_is_given_up_in_time(late:
             server.cut()
             async with asyncio.timeout(2 * timeout + SLACK):
                 assert await load in FAILURES
-            await until(lambda: "1 lanes" not in repr(store), seconds=timeout + SLACK)
+            await until(lambda: "1 connections" not in repr(store), seconds=timeout + SLACK)
             silent = False
             assert await outcome(store.load("a", "s")) == "StateNotFoundError"
     assert surprises == []

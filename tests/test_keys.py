@@ -205,4 +205,4 @@ class TestSessions:
         keys = Keys("p:", 1)
         for number in range(10_000):
             keys.session("a", str(number))
-        assert len(keys._sessions) <= 4096  # pyright: ignore[reportPrivateUsage]
+        assert len(keys._sessions) <= 8192  # pyright: ignore[reportPrivateUsage]

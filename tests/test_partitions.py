@@ -186,17 +186,6 @@ class TestMismatch:
             await right.save(state("session-2"))
             assert await right.list("agent") == ["session-2"]
 
-    async def test_a_number_noted_after_a_store_without_partitions_had_opened_is_noticed(
-        self, redis_cluster: ClusterServers, prefix: str
-    ) -> None:
-        """The store looks again before its first write for an agent, so the data is not split."""
-        async with open_store(redis_cluster, prefix, 1) as plain, open_store(redis_cluster, prefix, 4) as spread:
-            for write in (plain.save(state("session-1")), plain.save(state("session-1"), if_version=0)):
-                with pytest.raises(PartitionsMismatchError):
-                    await write
-            await spread.save(state("session-2"))
-            assert await spread.list("agent") == ["session-2"]
-
     async def test_many_stores_that_open_at_once_agree(self, redis_cluster: ClusterServers, prefix: str) -> None:
         """Of stores with different numbers that open at the same moment, one kind opens and the other is refused."""
         stores = [open_store(redis_cluster, prefix, 2 + n % 2) for n in range(10)]

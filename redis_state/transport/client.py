@@ -150,9 +150,9 @@ class Client:
 
     def _enter(self, loop: asyncio.AbstractEventLoop, *, is_step: bool = False) -> None:
         """Begin to open, or refuse another event loop, another process, and a closed store."""
-        self._check_home(loop)
         if self._ended or (self._closed and not is_step):
             raise StoreClosedError("the store is closed; open another one")
+        self._check_home(loop)
         if self._dispatcher is None:
             self._loop = loop
             self._dispatcher = Dispatcher(self._topology, self._limits, self._log, self.on_connect)

@@ -290,24 +290,22 @@ class Connection(asyncio.Protocol):
         else:
             self._settle(request, reply)
 
-    def _confirm(self, replicas: Any, error: ReplyError | None) -> None:
+    def _confirm(self, replicas: Any, error: ReplyError | None = None) -> None:
         """Settle the writes before a WAIT by its reply."""
-        if error is not None:  # the server became a replica: the writes are tried on the primary
+        if error is not None:  # the server became a replica: nobody confirmed
             self.drain()
+            replicas = 0
         elif type(replicas) is not int:
             raise UnreadableReplyError
         writes, self._unconfirmed = self._unconfirmed, []
-        for request, _ in writes:
-            request.connection = None
-        if error is not None:
-            self._owner.give_back([request for request, _ in writes], executed=True)
-            return
         for request, result in writes:
+            request.connection = None
             self._owner.replicated(request, result, replicas)
 
     def _distrust(self) -> None:
         """Fail what is in flight on a connection that does not speak as a Redis server does."""
         self._transport.abort()
+        self._confirm(0)
         for request in self._take_all():
             self._settle(request, error=unreadable(request))
 
@@ -342,6 +340,7 @@ class Connection(asyncio.Protocol):
         self._displaced.connection_lost(None)  # redis-py waits for it when it closes
         is_partly_sent = bool(self._rest) and not self._limits.replicas  # with replicas the rest may be the WAIT
         self._rest = _NOTHING
+        self._confirm(0)
         lost = self._take_all()
         executed = 0 if self._skipped else len(lost)  # those that may have been
         if executed and is_partly_sent:  # a server executes nothing of a request that it has a part of
@@ -351,10 +350,8 @@ class Connection(asyncio.Protocol):
         self._owner.give_back(lost[executed:], executed=False)
 
     def _take_all(self) -> list[Request]:
-        """Every request that this connection owes anything to; it owes nothing then."""
-        requests = [request for request, _ in self._unconfirmed]
-        requests += [request for request in self.inflight if not isinstance(request, _Wait)]
-        self._unconfirmed.clear()
+        """Every request that this connection owes a reply; it owes none then."""
+        requests = [request for request in self.inflight if not isinstance(request, _Wait)]
         self.inflight.clear()
         for request in requests:
             request.connection = None

@@ -208,7 +208,7 @@ class Dispatcher:
             elif not executed:
                 self._retry(request)
             elif request.replay is Replay.NEVER:
-                self.settle(request, error=self._not_confirmed(0) if request.applied else unanswered())
+                self.settle(request, error=unanswered())
             else:
                 request.sent = True
                 if request.replay is Replay.GUARDED:
@@ -236,10 +236,11 @@ class Dispatcher:
 
     def replicated(self, request: Request, result: Any, replicas: int) -> None:
         """Settle a write by the number of replicas that confirmed it."""
-        if replicas >= self.limits.replicas:
+        wanted = self.limits.replicas
+        if replicas >= wanted:
             self.settle(request, result)
         else:
-            self.settle(request, error=self._not_confirmed(replicas))
+            self.settle(request, error=NotReplicatedError(wanted, replicas))
 
     def _redirect(self, pool: NodePool, request: Request, error: ReplyError, *, ask: bool) -> None:
         slot, host, port = replies.redirection(error)
@@ -281,9 +282,6 @@ class Dispatcher:
         for request in requests:
             lost = request.sent and request.writes
             self.settle(request, error=unanswered() if lost else failure.error())
-
-    def _not_confirmed(self, replicas: int) -> NotReplicatedError:
-        return NotReplicatedError(self.limits.replicas, replicas)
 
     # Sentinel
 

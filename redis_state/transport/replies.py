@@ -101,14 +101,14 @@ def redirection(error: ReplyError) -> tuple[int, str, int]:
     return int(match[1]), match[2], int(match[3])
 
 
-def refusal(error: ReplyError, *, stored: bool = False) -> StateStoreError:
-    """The exception for a refusal that is final; `stored` says that only the index refused."""
+def refusal(error: ReplyError, *, stored: bool = False, what: str = "") -> StateStoreError:
+    """The exception for a refusal that is final, and what happened all the same."""
     if classify(error) is Verdict.DISCONNECTED:
         return ServerRefusedError("ERR", "a value is over the server's limit (proto-max-bulk-len)")
     code = error.code if _SAFE_CODE(error.code) else "ERR"
     if code == "ERR" and "unknown command" in error.text:
         return ServerRefusedError(code, "it lacks a command; Redis 6.2 or newer is needed")
-    return ServerRefusedError(code, _HINTS.get(code, ""), stored=stored)
+    return ServerRefusedError(code, _HINTS.get(code, ""), stored=stored, what=what)
 
 
 def exhausted(why: str) -> StateStoreError:

@@ -14,7 +14,6 @@ from redis_state.transport.replies import ReplyError, refusal
 from redis_state.transport.request import EXEC, MULTI, Argument, Request, pack
 
 _NOT_LISTED: Final = "the state was stored, but cannot be listed"
-_NOT_LISTED: Final = "the state was stored, but cannot be listed"
 # MULTI, SET key document [options], ZADD index score member, EXEC. To format them at once takes half the time of
 # packing them one by one.
 _BLOCK: Final = (

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from redis_state.errors import ForeignLoopError, ServerRefusedError, StateStoreError, StoreClosedError
 from redis_state.transport.dispatcher import Dispatcher
-from redis_state.transport.pending import unanswered
+from redis_state.transport.outcomes import closed
 from redis_state.transport.request import EXEC, MULTI, Request, command
 
 if TYPE_CHECKING:
@@ -233,7 +233,7 @@ class Client:
         self._ended = True
         if self._opening is not None:
             self._opening.cancel()
-        dispatcher.pending.settle_all(_closed)
+        dispatcher.pending.settle_all(lambda request: closed(request, self._limits.replicas))
         await dispatcher.close()
 
     def _check_idle(self) -> None:
@@ -250,10 +250,3 @@ class Client:
 
 def _ignore(node: str) -> None:
     """Take no note of a connection."""
-
-
-def _closed(request: Request) -> StateStoreError:
-    """The error for a request that was pending when the store was closed."""
-    if request.writes and (request.sent or request.applied or request.connection is not None):
-        return unanswered()
-    return StoreClosedError("the store was closed before the operation could be completed")

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import hiredis
 
-from redis_state.transport.replies import ReplyError, UnreadableReplyError, Verdict, classify, unreadable
+from redis_state.transport.outcomes import unreadable
+from redis_state.transport.pieces import AT_ONCE, PieceWriter
+from redis_state.transport.replies import ReplyError, UnreadableReplyError, Verdict, classify
 from redis_state.transport.request import LARGE, Request, pack
 
 if TYPE_CHECKING:
@@ -18,13 +20,11 @@ if TYPE_CHECKING:
     from redis_state.limits import Limits
 
 _NOT_ENOUGH: Final = object()
-_NOTHING: Final = memoryview(b"")
 _PushNotification: Final = hiredis.PushNotification
 _ASKING: Final = pack(("ASKING",))
 MAX_BATCH: Final = 1024  # requests in flight on one connection; more would only wait in the server
 MAX_BATCH_BYTES: Final = 1024 * 1024  # in one batch
 _SLICE: Final = 16 * 1024  # bytes parsed at once: hiredis moves the rest of them for every large reply that it returns
-_AT_ONCE: Final = 256 * 1024  # bytes; what is larger is written in pieces, or it would hold up the loop
 
 
 class Owner(Protocol):
@@ -78,8 +78,7 @@ class Connection(asyncio.Protocol):
         loaded: the scripts that this connection has sent by text, so that the server knows their hash.
         left: replies still to come of the oldest request in flight; 0 if none of them has come.
         partial: bytes received since a reply was complete.
-        rest: what is still to be written of a large request, a piece in each turn of the loop.
-        paused: whether the transport holds as much as it should.
+        pieces: writes a large request.
         progress: when the server last sent something, took a piece, or got work after it had none.
         skipped: whether the server closes the connection, and has executed nothing of what is in flight.
         draining: whether it takes nothing new and closes when nothing is in flight.
@@ -97,8 +96,6 @@ class Connection(asyncio.Protocol):
         self._loaded: set[str] = set()
         self._left = 0
         self._partial = 0
-        self._rest = _NOTHING
-        self._paused = False
         self._skipped = False
         self._draining = False
         self._owner = owner
@@ -110,6 +107,7 @@ class Connection(asyncio.Protocol):
         self._transport = transport
         self._displaced = transport.get_protocol()
         transport.set_protocol(self)
+        self._pieces = PieceWriter(transport, self._loop, self._wrote)
 
     def __repr__(self) -> str:
         return f"<Connection {len(self.inflight)} in flight>"
@@ -130,7 +128,7 @@ class Connection(asyncio.Protocol):
         inflight = self.inflight
         if not inflight:
             return False
-        if self._partial > LARGE or self._rest or len(inflight) >= MAX_BATCH:
+        if self._partial > LARGE or self._pieces.is_busy or len(inflight) >= MAX_BATCH:
             return True
         return self._limits.replicas > 0 or self._transport.get_write_buffer_size() > LARGE
 
@@ -160,14 +158,13 @@ class Connection(asyncio.Protocol):
             if replicas and request.writes:
                 written = True
             if len(payload) > LARGE:  # alone, so that a refusal of its size is its own
-                is_large = len(payload) > _AT_ONCE
+                is_large = len(payload) > AT_ONCE
                 break
         if written:
             parts.append(self._wait_for_replicas())
         data = b"".join(parts)
         if is_large:
-            self._rest = memoryview(data)
-            self._write_piece()
+            self._pieces.write(data)
         elif parts:
             self._transport.write(data)
 
@@ -189,28 +186,19 @@ class Connection(asyncio.Protocol):
         self.inflight.append(wait)
         return wait.payload
 
-    def _write_piece(self) -> None:
-        """Write the next piece of something large, and see to the one after it."""
-        if self._transport.is_closing():
-            return
-        piece, self._rest = self._rest[:_AT_ONCE], self._rest[_AT_ONCE:]
-        self._transport.write(piece)
+    def _wrote(self, is_all: bool) -> None:  # noqa: FBT001  # a callback
+        """Note that the server has taken a piece."""
         self._progress = self._loop.time()
-        if not self._rest:
-            self._rest = _NOTHING  # an empty view would keep what it is a view of
+        if is_all:
             self._owner.flush_soon()
-        elif not self._paused:
-            self._loop.call_later(0, self._write_piece)  # after what has been received by then, which may say no
 
     def pause_writing(self) -> None:
         """The server takes less than is written."""
-        self._paused = True
+        self._pieces.pause()
 
     def resume_writing(self) -> None:
         """The server takes more again."""
-        self._paused = False
-        if self._rest:
-            self._write_piece()
+        self._pieces.resume()
 
     # In
 
@@ -317,7 +305,7 @@ class Connection(asyncio.Protocol):
             return float("inf")
         limits = self._limits
         silent = self._progress + limits.read_timeout
-        if self._rest or self._transport.get_write_buffer_size():
+        if self._pieces.is_busy or self._transport.get_write_buffer_size():
             silent += limits.write_timeout
         due = min(silent, self.inflight[0].deadline + limits.read_timeout)
         if now >= due:
@@ -338,8 +326,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Hand back what was in flight."""
         self._displaced.connection_lost(None)  # redis-py waits for it when it closes
-        is_partly_sent = bool(self._rest) and not self._limits.replicas  # with replicas the rest may be the WAIT
-        self._rest = _NOTHING
+        is_partly_sent = self._pieces.give_up() and not self._limits.replicas  # with replicas that may be the WAIT
         self._confirm(0)
         lost = self._take_all()
         executed = 0 if self._skipped else len(lost)  # those that may have been

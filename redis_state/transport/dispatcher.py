@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import heapq
 from typing import TYPE_CHECKING, Any
 
 from redis_state.errors import NotReplicatedError, StoreUnavailableError
-from redis_state.transport import replies
 from redis_state.transport.node_pool import NodePool
-from redis_state.transport.pending import PendingRequests, unanswered
-from redis_state.transport.replies import ReplyError, Verdict
-from redis_state.transport.request import Replay, Request
+from redis_state.transport.outcomes import unanswered
+from redis_state.transport.pending import PendingRequests
+from redis_state.transport.recovery import Recovery
 from redis_state.transport.routes import Routes
+from redis_state.transport.waiting import FailoverGate
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Callable, Coroutine, Iterable, Sequence
+    from collections.abc import Callable, Coroutine, Iterable
 
     from redis_state.limits import Limits
     from redis_state.redis_py.failure import Failure
     from redis_state.redis_py.topology import Server, Topology
     from redis_state.transport.connection import Connection
-
-_LOST_AT_ONCE = 24  # attempts without a pause while connections are made and lost again
+    from redis_state.transport.replies import ReplyError
+    from redis_state.transport.request import Request
 
 
 class NodeGoneError(StoreUnavailableError):
@@ -43,8 +42,8 @@ class Dispatcher:
         only: the pool that takes every request at once; None where that needs a closer look.
         opened: whether the servers were found fit; until then requests wait in `unopened`.
         connected: whether any connection was ever made. Before, a failure is reported at once.
-        retries: requests that wait for their next attempt, a heap by time.
-        held: writes that wait for the end of a failover, while `failover` says until when at most, by the loop's clock.
+        recovery: what was refused or lost, and waits for its next attempt.
+        gate: writes that wait for the end of a failover.
         timer: the one timer, while anything is pending or in flight.
         tasks: what runs beside: dialing, closing, learning routes; `watching` is the one that listens to Sentinels.
 
@@ -70,10 +69,9 @@ class Dispatcher:
         self._only: NodePool | None = None
         self._opened = False
         self._unopened: list[Request] = []
-        self._retries: list[tuple[float, int, Request]] = []
-        self._retried = 0
-        self._failover: float | None = None
-        self._held: list[Request] = []
+        self.recovery = Recovery(self)
+        self.give_back = self.recovery.give_back
+        self._gate = FailoverGate()
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._watching: asyncio.Task[None] | None = None
@@ -96,15 +94,15 @@ class Dispatcher:
         """Take a request with a future; it is settled within the budget, the first ones after the time to connect."""
         request.deadline = self._loop.time() + self._patience
         if self._timer is None:
-            self._wake_in(self._tick_every)
+            self.wake_in(self._tick_every)
         self.pending.add(request)
 
     def submit_early(self, request: Request) -> None:
         """Take a request before the servers were found fit."""
         request.deadline = self._loop.time() + self._patience
-        self._wake_in(self._tick_every)
+        self.wake_in(self._tick_every)
         self.pending.add_started(request)
-        self._route(request)
+        self.route(request)
 
     def open(self) -> None:
         """Let requests pass."""
@@ -118,18 +116,18 @@ class Dispatcher:
         if only is not None:
             only.push(request)
         elif self._opened:
-            self._route(request)
+            self.route(request)
         else:
             self._unopened.append(request)
 
     # Routes
 
-    def _route(self, request: Request) -> None:
+    def route(self, request: Request) -> None:
         if request.future.done():
             self.settle(request)  # to end its turn
             return
-        if self._failover is not None and request.writes:
-            self._held.append(request)
+        if self._gate.is_shut and request.writes:
+            self._gate.hold([request])
             return
         server = self.routes.find(request)
         if server is not None:
@@ -139,17 +137,21 @@ class Dispatcher:
         else:
             self.routes.wait(request)
 
+    def send_to(self, server: Server, request: Request) -> None:
+        """Send a request to a server, whatever the routes say."""
+        self._pool(server).push(request)
+
     def _pool(self, server: Server) -> NodePool:
         pool = self.pools.get(server.name)
         if pool is None:
             pool = self.pools[server.name] = NodePool(server, self)
-        if self._opened and self._only is None and not self.topology.is_cluster and self._failover is None:
+        if self._opened and self._only is None and not self.topology.is_cluster and not self._gate.is_shut:
             self._only = pool
         return pool
 
     def _route_all(self, requests: Iterable[Request]) -> None:
         for request in requests:
-            self._route(request)
+            self.route(request)
 
     def routes_learned(self) -> None:
         """Route anew what waits, and leave the servers that have none."""
@@ -199,40 +201,9 @@ class Dispatcher:
         if self.topology.is_cluster and not self._closed:
             self.routes.learn(pool.server.name)
 
-    def give_back(self, requests: Sequence[Request], *, executed: bool) -> None:
-        """Take back requests whose replies are lost: what may be repeated is sent again."""
-        for request in requests:
-            request.asking = False
-            if request.future.done():
-                self.settle(request)  # to end its turn
-            elif not executed:
-                self._retry(request)
-            elif request.replay is Replay.NEVER:
-                self.settle(request, error=unanswered())
-            else:
-                request.sent = True
-                if request.replay is Replay.GUARDED:
-                    request.become_script()
-                self._retry(request, at_once=_LOST_AT_ONCE)  # the fewer writes come in between, the surer it is settled
-
     def refused(self, pool: NodePool, connection: Connection, request: Request, error: ReplyError) -> None:
-        """Deal with an error reply: the request was not executed."""
-        verdict = replies.classify(error)
-        if request.future.done():
-            self.settle(request)
-        elif verdict in (Verdict.REFUSED, Verdict.DISCONNECTED):
-            # Refused now, but it may have happened the first time.
-            self.settle(request, error=unanswered() if request.sent and request.writes else replies.refusal(error))
-        elif verdict in (Verdict.MOVED, Verdict.ASK):
-            self._redirect(pool, request, error, ask=verdict is Verdict.ASK)
-        else:
-            if verdict is Verdict.ELSEWHERE:
-                connection.drain()
-            if self.topology.is_cluster and error.code in _ASKS_FOR_ROUTES:
-                self.routes.learn()
-            if verdict is not Verdict.RELOAD:
-                request.attempts = max(request.attempts, replies.AT_ONCE)  # the server asks for patience
-            self._retry(request, error.code)
+        """Deal with an error reply."""
+        self.recovery.refused(pool.server, connection, request, error)
 
     def replicated(self, request: Request, result: Any, replicas: int) -> None:
         """Settle a write by the number of replicas that confirmed it."""
@@ -242,40 +213,7 @@ class Dispatcher:
         else:
             self.settle(request, error=NotReplicatedError(wanted, replicas))
 
-    def _redirect(self, pool: NodePool, request: Request, error: ReplyError, *, ask: bool) -> None:
-        slot, host, port = replies.redirection(error)
-        server = self.topology.at(host or pool.server.host, port)
-        if server is None:  # a plain client, but the server is part of a cluster
-            self.settle(request, error=unanswered() if request.sent and request.writes else replies.refusal(error))
-            return
-        if not ask:
-            self.routes.moved(slot, server)
-            self._retry(request, error.code)
-            return
-        request.attempts += 1
-        request.why = error.code
-        if request.attempts > _LOST_AT_ONCE:
-            self._retry(request, error.code)
-            return
-        request.asking = True
-        if request.script is None:  # a slot on the move takes single commands only
-            request.become_script()
-        self._pool(server).push(request)
-
-    # Retries and ends
-
-    def _retry(self, request: Request, why: str = "", *, at_once: int = replies.AT_ONCE) -> None:
-        """Send a request again, after a while if this is not the first time."""
-        request.attempts += 1
-        request.why = why or request.why
-        self.log.debug("attempt %d after: %s", request.attempts + 1, request.why or "connection lost")
-        delay = 0.0 if request.attempts <= at_once else replies.backoff(request.attempts)
-        if delay:
-            self._retried += 1
-            heapq.heappush(self._retries, (self._loop.time() + delay, self._retried, request))
-            self._wake_in(delay)
-        else:
-            self._route(request)
+    # Ends
 
     def _fail(self, requests: Iterable[Request], failure: Failure) -> None:
         """Fail requests that no server takes."""
@@ -288,19 +226,17 @@ class Dispatcher:
     def failover_begins(self) -> None:
         """Hold writes: what the old primary acknowledges from now on may be lost. It must end within the budget."""
         self.log.debug("a failover begins: writes wait")
-        self._failover = self._loop.time() + self.limits.budget
+        self._gate.shut(self._loop.time() + self.limits.budget)
         self._only = None
         for pool in self.pools.values():
-            self._held += pool.take(lambda request: request.writes)
-        self._wake_in(self.limits.budget)
+            self._gate.hold(pool.take(lambda request: request.writes))
+        self.wake_in(self.limits.budget)
 
     def failover_ends(self) -> None:
         """Send the writes that were held."""
-        if self._failover is not None:
+        if self._gate.is_shut:
             self.log.debug("the failover has ended")
-            self._failover = None
-            held, self._held = self._held, []
-            self._route_all(held)
+            self._route_all(self._gate.open())
 
     def primary_is(self, host: str, port: int) -> None:
         """Leave connections to any other server: it may go on taking writes for long, and they would be lost."""
@@ -314,7 +250,7 @@ class Dispatcher:
 
     # The timer
 
-    def _wake_in(self, seconds: float) -> None:
+    def wake_in(self, seconds: float) -> None:
         """Look after what is pending at that time at the latest."""
         when = self._loop.time() + seconds
         if self._timer is not None:
@@ -330,22 +266,15 @@ class Dispatcher:
         following = self.pending.expire(now)
         for pool in list(self.pools.values()):
             following = min(following, pool.check(now))
-        while self._retries and self._retries[0][0] <= now:
-            request = heapq.heappop(self._retries)[2]
-            if request.script is not None and not request.sent and not request.future.done():
-                request.become_script()  # more may have been seen by now, which makes a replay surer
-            self._route(request)
-        if self._failover is not None and self._failover <= now:
+        self.recovery.resume(now)
+        if self._gate.until <= now:
             self.failover_ends()
         self._unopened = [request for request in self._unopened if not request.future.done()]
-        self._held = [request for request in self._held if not request.future.done()]
+        self._gate.forget_settled()
         self.routes.forget_settled()
-        if self._retries:
-            following = min(following, self._retries[0][0])
-        if self._failover is not None:
-            following = min(following, self._failover)
+        following = min(following, self.recovery.retries.due, self._gate.until)
         if following < float("inf"):
-            self._wake_in(min(max(following - now, 0.0), self._tick_every))
+            self.wake_in(min(max(following - now, 0.0), self._tick_every))
 
     # Tasks
 
@@ -370,8 +299,8 @@ class Dispatcher:
             self._timer.cancel()
             self._timer = None
         await self._disconnect()
-        self._retries.clear()
-        self._held.clear()
+        self.recovery.retries.clear()
+        self._gate.open()
         self._unopened.clear()
 
     async def _disconnect(self) -> None:
@@ -389,6 +318,3 @@ class Dispatcher:
                 break
             await asyncio.wait(self._tasks)
         await self.topology.aclose()
-
-
-_ASKS_FOR_ROUTES = frozenset({"READONLY", "CLUSTERDOWN", "UNBLOCKED"})

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
-from redis_state.errors import NotReplicatedError, OutcomeUnknownError, StateStoreError, StoreTimeoutError
-from redis_state.transport import replies
+from redis_state.transport.outcomes import overdue
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from redis_state.errors import StateStoreError
     from redis_state.transport.request import Request
 
 _SETTLED: Final = object()
@@ -103,18 +103,8 @@ class PendingRequests:
                 if deadline > now + self._spread:
                     break  # whatever was added later has time as well
         for request in due:
-            self.settle(request, error=self._overdue(request))
+            self.settle(request, error=overdue(request, self._replicas))
         return following
-
-    def _overdue(self, request: Request) -> StateStoreError:
-        """The error for a request whose time is up: what is known of it."""
-        if request.applied:
-            return NotReplicatedError(self._replicas, 0)
-        if request.writes and (request.sent or request.connection is not None):
-            return unanswered()
-        if request.why:
-            return replies.exhausted(request.why)
-        return StoreTimeoutError("the server did not answer in time")
 
     def _wait(self, session: bytes, request: Request) -> None:
         turn = self._turns[session]
@@ -173,8 +163,3 @@ class _Turn:
             self.waiting.popleft()
             if self.writing and self.running:
                 return
-
-
-def unanswered() -> OutcomeUnknownError:
-    """The error for a write that was sent and not answered."""
-    return OutcomeUnknownError("the write was sent, but its reply never came")

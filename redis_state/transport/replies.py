@@ -5,12 +5,9 @@ from __future__ import annotations
 import random
 import re
 from enum import Enum
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from redis_state.errors import OutcomeUnknownError, ServerRefusedError, StateStoreError, StoreUnavailableError
-
-if TYPE_CHECKING:
-    from redis_state.transport.request import Request
+from redis_state.errors import ServerRefusedError, StateStoreError, StoreUnavailableError
 
 _IN_SCRIPT: Final = re.compile(r"@?user_script:\d+: (?:@user_script: \d+: )?-?([A-Z]+) ")
 _REDIRECTION: Final = re.compile(r"(\d{1,5}) ([\x21-\x7e]{0,255}):(\d{1,5})").fullmatch
@@ -115,13 +112,6 @@ def exhausted(why: str) -> StateStoreError:
     """The exception for an operation that was refused with `why` until its deadline."""
     hint = _HINTS.get(why)
     return StoreUnavailableError(f"no server took the operation in time: {why}" + (f" ({hint})" if hint else ""))
-
-
-def unreadable(request: Request) -> StateStoreError:
-    """The exception for a request whose connection said something that no Redis server says."""
-    if request.writes:
-        return OutcomeUnknownError("the write was sent, and the server's reply makes no sense")
-    return StoreUnavailableError("the server's reply makes no sense; is this a Redis server?")
 
 
 def backoff(attempts: int) -> float:

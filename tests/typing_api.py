@@ -98,7 +98,7 @@ def options(client: Redis) -> None:
         "logger": None,
     }
     RedisStateStore(client, key_prefix="p:", dial_timeout=1, **every)
-    RedisStateStore.from_url("redis://", tls_verify=False, **every)
+    RedisStateStore.from_url("rediss://", tls_verify=False, **every)
     open_store("redis://", **every)
     RedisStateStore(client, ttl=60)  # pyright: ignore[reportArgumentType]
     RedisStateStore(client, format="yaml")  # pyright: ignore[reportArgumentType]

@@ -7,6 +7,7 @@ from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Any, Generic, Self
 
 from redis_state import revision as revisions
+from redis_state.checks import check, check_all
 from redis_state.clock import Clock, microseconds, milliseconds, moment
 from redis_state.codec import Codec, Format
 from redis_state.errors import StateNotFoundError, StoreClosedError, VersionConflictError
@@ -55,6 +56,7 @@ class MemoryStateStore(Generic[S]):
         format: Format = "json",
         meter_provider: MeterProvider | None = None,
     ) -> None:
+        check_all({"ttl": ttl, "refresh_ttl": refresh_ttl, "format": format, "meter_provider": meter_provider})
         self._types = StateType(state_type)
         self._codec = Codec(self._types, format)
         self._ttl = milliseconds(ttl)
@@ -66,6 +68,8 @@ class MemoryStateStore(Generic[S]):
         self._closed = False
 
     def __repr__(self) -> str:
+        if not hasattr(self, "_agents"):
+            return "<MemoryStateStore, not made: its arguments were refused>"
         return f"<MemoryStateStore of {self._types.cls.__name__}: {len(self._agents)} agents>"
 
     def save(
@@ -74,6 +78,8 @@ class MemoryStateStore(Generic[S]):
         """See `StateStore.save`."""
         started = perf_counter()
         try:
+            if if_version is not None:
+                check("if_version", if_version)
             now = self._clock.now()
             stamp = self._types.stamp(state, if_version, now)
             key = self._key(state)
@@ -200,8 +206,7 @@ class MemoryStateStore(Generic[S]):
         """See `StateStore.list`."""
         started = perf_counter()
         try:
-            if limit is not None and limit < 0:
-                raise ValueError("limit must be 0 or more")
+            check("limit", limit)
             newest = [session_id for _, session_id in self._newest(agent_id)][:limit]
         except BaseException as error:
             self._metrics.list.failed(started, error)
@@ -213,8 +218,8 @@ class MemoryStateStore(Generic[S]):
         self, agent_id: str, *, limit: int | None = None, before: SessionInfo | datetime | None = None
     ) -> AsyncIterator[SessionInfo]:
         """See `SessionStore.sessions`."""
-        if limit is not None and limit < 0:
-            raise ValueError("limit must be 0 or more")
+        check("limit", limit)
+        check("before", before)
         if isinstance(before, SessionInfo):
             cursor = (microseconds(before.updated_at), before.session_id.encode())
         else:
@@ -244,6 +249,7 @@ class MemoryStateStore(Generic[S]):
 
     async def delete_agent(self, agent_id: str, *, progress: Callable[[int], None] | None = None) -> int:
         """See `SessionStore.delete_agent`."""
+        check("progress", progress)
         sessions = self._sessions(agent_id)
         deleted = len(sessions)
         sessions.clear()

@@ -14,6 +14,7 @@ from typing import Any, Final, Generic, Self, Unpack
 from redis.asyncio import Redis, RedisCluster
 
 from redis_state import revision as revisions
+from redis_state.checks import check
 from redis_state.clock import Clock, microseconds, milliseconds, moment
 from redis_state.codec import Codec
 from redis_state.config import RedisConfig, connect, parse_url
@@ -113,7 +114,7 @@ class RedisStateStore(Generic[S]):
         url: str,
         *,
         state_type: type[T] = AgentState,  # pyright: ignore[reportArgumentType]
-        tls_verify: bool = True,
+        tls_verify: bool | None = None,
         **options: Unpack[StoreOptions],
     ) -> RedisStateStore[T]:
         """A store with connections of its own, made when they are needed.
@@ -124,15 +125,19 @@ class RedisStateStore(Generic[S]):
                 last two also with ``rediss``. After a question mark may follow fields of `RedisConfig`:
                 ``key_prefix``, ``db``, the timeouts, ``pool_size``, ``tls_...`` and ``sentinel_...``.
             state_type: As for the class.
-            tls_verify: False where the URL turns certificate checks off, which takes both.
+            tls_verify: False turns certificate checks off, which a URL alone cannot; None is True where there is TLS.
             options: See `StoreOptions`.
 
         Raises:
-            ValueError: The URL cannot be read.
+            TypeError: An option is of another type.
+            ValueError: The URL cannot be read or says something twice, an option is out of range, or there are options
+                of TLS without TLS.
         """
         return cls.from_config(parse_url(url, tls_verify=tls_verify), state_type=state_type, **options)
 
     def __repr__(self) -> str:
+        if not hasattr(self, "_link"):
+            return "<RedisStateStore, not made: its arguments were refused>"
         return f"<RedisStateStore of {self._types.cls.__name__} at {self._link!r}>"
 
     def save(
@@ -148,6 +153,8 @@ class RedisStateStore(Generic[S]):
 
     def _draft(self, state: Any, if_version: int | None, ttl: timedelta | None) -> tuple[Save, Stamp]:
         """The write of a state as it is now."""
+        if if_version is not None:
+            check("if_version", if_version)
         now = self._clock.now()
         left = self._ttl if ttl is None else milliseconds(ttl)
         stamp = self._types.stamp(state, if_version, now)
@@ -311,8 +318,7 @@ class RedisStateStore(Generic[S]):
         """See `StateStore.list`."""
         started = perf_counter()
         try:
-            if limit is not None and limit < 0:
-                raise ValueError("limit must be 0 or more")
+            check("limit", limit)
             self._keys.agent(agent_id)
             with self._link.traffic:
                 await self._link.ready()
@@ -327,8 +333,8 @@ class RedisStateStore(Generic[S]):
         self, agent_id: str, *, limit: int | None = None, before: SessionInfo | datetime | None = None
     ) -> AsyncIterator[SessionInfo]:
         """See `SessionStore.sessions`."""
-        if limit is not None and limit < 0:
-            raise ValueError("limit must be 0 or more")
+        check("limit", limit)
+        check("before", before)
         if isinstance(before, SessionInfo):
             cursor = Entry(microseconds(before.updated_at), before.session_id.encode())
         else:
@@ -369,6 +375,7 @@ class RedisStateStore(Generic[S]):
 
     async def delete_agent(self, agent_id: str, *, progress: Callable[[int], None] | None = None) -> int:
         """See `SessionStore.delete_agent`."""
+        check("progress", progress)
         self._keys.agent(agent_id)
         with self._link.traffic:
             await self._link.ready()

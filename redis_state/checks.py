@@ -5,12 +5,14 @@ The messages name the option and never show the value, which may be a password.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any, Final, cast
 
+import msgspec
 from opentelemetry.metrics import MeterProvider
 from redis.credentials import CredentialProvider
 
@@ -23,6 +25,8 @@ MAX_SECONDS: Final = 86_400.0  # an operation that may take longer than a day is
 MAX_REPLICAS: Final = 1000
 MAX_DATABASES: Final = 2**31  # what the server's own setting can hold
 MAX_VERSION: Final = 2**53  # up to there Lua's numbers are exact
+
+_ONE_MESSAGE: Final = (str, bytes, bytearray, memoryview, Mapping, msgspec.Struct)
 
 Rule = Callable[[str, object], None]
 
@@ -41,6 +45,37 @@ def check_all(values: dict[str, Any]) -> None:
     """Validate several by their names."""
     for name, value in values.items():
         _RULES[name](name, value)
+
+
+def messages_of(value: object) -> list[Any]:
+    """The messages that `append` was given: one, or several in anything that can be iterated.
+
+    Text, bytes, a mapping, a Struct and a dataclass are one message each, although some of them can be iterated.
+
+    Raises:
+        TypeError: It is neither.
+    """
+    if isinstance(value, list):
+        return cast("list[Any]", value).copy()
+    one = isinstance(value, _ONE_MESSAGE) or (dataclasses.is_dataclass(value) and not isinstance(value, type))
+    if one:
+        return [value]
+    if not isinstance(value, Iterable):
+        raise TypeError(f"append() takes a message, or several in a list, not {type(value).__name__}")
+    return list(cast("Iterable[Any]", value))
+
+
+def ids_of(value: object) -> list[Any]:
+    """The ids that `load_many` was given, each once.
+
+    Raises:
+        TypeError: It is one id, which could be iterated letter by letter, or cannot be iterated.
+    """
+    if isinstance(value, str | bytes | bytearray):
+        raise TypeError("load_many() takes several session ids: put one into a list, or use load()")
+    if not isinstance(value, Iterable):
+        raise TypeError(f"load_many() takes several session ids in a list, not {type(value).__name__}")
+    return list(dict.fromkeys(cast("Iterable[Any]", value)))
 
 
 def _instance(kind: type, described: str) -> Rule:

@@ -7,7 +7,7 @@ from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Any, Generic, Self
 
 from redis_state import revision as revisions
-from redis_state.checks import check, check_all
+from redis_state.checks import check, check_all, ids_of, messages_of
 from redis_state.clock import Clock, microseconds, milliseconds, moment
 from redis_state.codec import Codec, Format
 from redis_state.errors import StateNotFoundError, StoreClosedError, VersionConflictError
@@ -143,7 +143,7 @@ class MemoryStateStore(Generic[S]):
         found: dict[str, S] = {}
         try:
             self._check(agent_id)
-            for session_id in session_ids:
+            for session_id in ids_of(session_ids):
                 session = self._find(agent_id, session_id)
                 if session is not None:
                     if self._refresh_ttl and self._ttl is not None:
@@ -176,7 +176,7 @@ class MemoryStateStore(Generic[S]):
         self._check(agent_id, session_id)
         now = self._clock.now()
         left = self._ttl if ttl is None else milliseconds(ttl)
-        line = self._codec.encode_batch(list(messages), moment(now))
+        line = self._codec.encode_batch(messages_of(messages), moment(now))
         session = self._find(agent_id, session_id)
         if session is None:
             raise StateNotFoundError(agent_id, session_id)

@@ -14,7 +14,7 @@ from typing import Any, Final, Generic, Self, Unpack
 from redis.asyncio import Redis, RedisCluster
 
 from redis_state import revision as revisions
-from redis_state.checks import check
+from redis_state.checks import check, ids_of, messages_of
 from redis_state.clock import Clock, microseconds, milliseconds, moment
 from redis_state.codec import Codec
 from redis_state.config import RedisConfig, connect, parse_url
@@ -231,7 +231,7 @@ class RedisStateStore(Generic[S]):
         try:
             self._keys.agent(agent_id)
             by_partition: dict[Partition, list[str]] = {}
-            wanted = list(dict.fromkeys(session_ids))
+            wanted = ids_of(session_ids)
             for session_id in wanted:
                 by_partition.setdefault(self._keys.partition(agent_id, session_id), []).append(session_id)
             await self._link.ready()
@@ -284,7 +284,7 @@ class RedisStateStore(Generic[S]):
         self._types.require("messages", "append()")
         session = self._keys.session(agent_id, session_id)
         now = self._clock.now()
-        line = self._codec.encode_batch(list(messages), moment(now))
+        line = self._codec.encode_batch(messages_of(messages), moment(now))
         write = Append(
             b"",
             session.partition.slot,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from redis.exceptions import MaxConnectionsError
 
 from redis_state.connect import Failure, describe, take_over
+from redis_state.errors import printable
 from redis_state.lane import BULK, MAX_BATCH, Lane
 
 if TYPE_CHECKING:
@@ -143,16 +144,17 @@ class Channel:
         except MaxConnectionsError:
             if self.lanes:
                 self.limit = len(self.lanes)  # the caller's pool is smaller than was asked for
-            failure = describe(None, self.dialer.name)
+            failure = describe(None, self.dialer.name, tls=self.dialer.tls)
         except Exception as error:  # noqa: BLE001  # redis-py raises its own errors, OSError, ssl's and asyncio's
-            failure = describe(error, self.dialer.name)
+            failure = describe(error, self.dialer.name, tls=self.dialer.tls)
         else:
             if self._closed:  # the node has gone while this was under way
                 await self.dialer.hang_up(connection)
                 return
             self.lanes.append(Lane(self, connection, take_over(connection)))
             self.wire.opened()
-            self.wire.log.debug("connected to %s, %d of %d", self.dialer.name, len(self.lanes), self.limit)
+            name = printable(self.dialer.name)
+            self.wire.log.debug("connected to %s, %d of %d", name, len(self.lanes), self.limit)
         self._dialing = None
         if failure is None:
             self.flush()

@@ -161,7 +161,7 @@ class Wire:
             async with asyncio.timeout(self.limits.dial_timeout):
                 await self.router.learn(failed)
         except Exception as error:  # noqa: BLE001  # as in Channel._dial
-            failure = describe(error, self.router.name)
+            failure = describe(error, self.router.name, tls=self.router.tls)
         self._learning = None
         waiting, self._unrouted = self._unrouted, []
         if failure is not None:

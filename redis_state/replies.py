@@ -116,9 +116,13 @@ def _hint(code: str, text: str) -> str:
             return "the state would be over the server's limit for one value (proto-max-bulk-len, 512 MB by default)"
     if code == "NOPERM":
         if command := _FORBIDDEN_COMMAND(text):
-            return f"the user may not run {command[1].upper()}; allow it (ACL SETUSER ... +{command[1]})"
+            return (
+                f"the user lacks the permission to run {command[1].upper()}; allow it (ACL SETUSER ... +{command[1]})"
+            )
         if _FORBIDDEN_KEY(text):
-            return "the user may not access a key; allow the keys of this store (ACL SETUSER ... ~key_prefix*)"
+            return (
+                "the user lacks the permission for a key; allow the keys of this store (ACL SETUSER ... ~key_prefix*)"
+            )
     return _HINTS.get(code, "")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from time import monotonic, perf_counter
-from typing import TYPE_CHECKING, Any, Generic, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from redis_state import revision as revisions
 from redis_state.checks import check, check_all, ids_of, messages_of
@@ -14,6 +14,7 @@ from redis_state.errors import StateNotFoundError, StoreClosedError, VersionConf
 from redis_state.keys import check_id
 from redis_state.metrics import Metrics
 from redis_state.optimistic import update
+from redis_state.protocol import SessionStore
 from redis_state.revision import UNKNOWN, Revision
 from redis_state.state import AgentState, S, SessionInfo, Stamp, StateType
 
@@ -34,8 +35,8 @@ class _Session:
     expires_at: float  # by `monotonic`; infinity is never
 
 
-class MemoryStateStore(Generic[S]):
-    """Keeps the states of agents in this process. See `SessionStore` for what each operation promises.
+class MemoryStateStore(SessionStore[S]):
+    """Keeps the states of agents in this process.
 
     States go through the same codec as in Redis, so what is refused there is refused here.
 
@@ -75,7 +76,6 @@ class MemoryStateStore(Generic[S]):
     def save(
         self, state: S, *, if_version: int | None = None, ttl: timedelta | None = None
     ) -> Coroutine[Any, Any, None]:
-        """See `StateStore.save`."""
         started = perf_counter()
         try:
             if if_version is not None:
@@ -122,7 +122,6 @@ class MemoryStateStore(Generic[S]):
         self._metrics.save.done(started)
 
     async def load(self, agent_id: str, session_id: str) -> S:
-        """See `StateStore.load`."""
         started = perf_counter()
         try:
             session = self._find(agent_id, session_id)
@@ -138,7 +137,6 @@ class MemoryStateStore(Generic[S]):
         return state
 
     async def load_many(self, agent_id: str, session_ids: Iterable[str]) -> dict[str, S]:
-        """See `SessionStore.load_many`."""
         started = perf_counter()
         found: dict[str, S] = {}
         try:
@@ -164,14 +162,12 @@ class MemoryStateStore(Generic[S]):
         attempts: int = 100,
         ttl: timedelta | None = None,
     ) -> S:
-        """See `SessionStore.update`."""
         self._types.require("version", "update()")
         return await update(self, agent_id, session_id, fn, attempts=attempts, ttl=ttl)
 
     async def append(
         self, agent_id: str, session_id: str, messages: Iterable[Any], *, ttl: timedelta | None = None
     ) -> int:
-        """See `SessionStore.append`."""
         self._types.require("messages", "append()")
         self._check(agent_id, session_id)
         now = self._clock.now()
@@ -190,7 +186,6 @@ class MemoryStateStore(Generic[S]):
         return version
 
     async def delete(self, agent_id: str, session_id: str) -> bool:
-        """See `StateStore.delete`."""
         started = perf_counter()
         try:
             deleted = self._find(agent_id, session_id) is not None
@@ -203,7 +198,6 @@ class MemoryStateStore(Generic[S]):
         return deleted
 
     async def list(self, agent_id: str, *, limit: int | None = None) -> list[str]:
-        """See `StateStore.list`."""
         started = perf_counter()
         try:
             check("limit", limit)
@@ -217,7 +211,6 @@ class MemoryStateStore(Generic[S]):
     async def sessions(
         self, agent_id: str, *, limit: int | None = None, before: SessionInfo | datetime | None = None
     ) -> AsyncIterator[SessionInfo]:
-        """See `SessionStore.sessions`."""
         check("limit", limit)
         check("before", before)
         if isinstance(before, SessionInfo):
@@ -230,15 +223,12 @@ class MemoryStateStore(Generic[S]):
                 yield SessionInfo(session_id, moment(score))
 
     async def count(self, agent_id: str) -> int:
-        """See `SessionStore.count`."""
         return len(self._sessions(agent_id))
 
     async def exists(self, agent_id: str, session_id: str) -> bool:
-        """See `SessionStore.exists`."""
         return self._find(agent_id, session_id) is not None
 
     async def touch(self, agent_id: str, session_id: str, *, ttl: timedelta | None = None) -> bool:
-        """See `SessionStore.touch`."""
         left = self._ttl if ttl is None else milliseconds(ttl)
         if left is None:
             raise ValueError("touch() needs a ttl, here or on the store")
@@ -248,7 +238,6 @@ class MemoryStateStore(Generic[S]):
         return session is not None
 
     async def delete_agent(self, agent_id: str, *, progress: Callable[[int], None] | None = None) -> int:
-        """See `SessionStore.delete_agent`."""
         check("progress", progress)
         sessions = self._sessions(agent_id)
         deleted = len(sessions)
@@ -258,18 +247,16 @@ class MemoryStateStore(Generic[S]):
         return deleted
 
     async def agents(self) -> AsyncIterator[str]:
-        """See `SessionStore.agents`."""
         self._check("any")
         for agent_id in list(self._agents):
             if self._sessions(agent_id):
                 yield agent_id
 
     async def ping(self) -> None:
-        """See `SessionStore.ping`."""
         self._check("any")
 
     async def aclose(self) -> None:
-        """See `StateStore.aclose`. The states are forgotten."""
+        """Forget the states, and close. May be called again."""
         self._closed = True
         self._agents.clear()
 

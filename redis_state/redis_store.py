@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from time import perf_counter
 from types import TracebackType
-from typing import Any, Final, Generic, Self, Unpack
+from typing import Any, Final, Self, Unpack
 
 from redis.asyncio import Redis, RedisCluster
 
@@ -29,6 +29,7 @@ from redis_state.operation import Operation, Replay, command
 from redis_state.optimistic import update
 from redis_state.options import StoreOptions, check_options
 from redis_state.pieces import LARGE, Pieces
+from redis_state.protocol import SessionStore
 from redis_state.state import AgentState, S, SessionInfo, Stamp, StateType, T
 from redis_state.sweeper import Sweeper
 from redis_state.writes import Append, Save
@@ -36,8 +37,8 @@ from redis_state.writes import Append, Save
 _MGET: Final = 100  # states that one command loads, so that it holds the server for no more than a millisecond
 
 
-class RedisStateStore(Generic[S]):
-    """Keeps the states of agents in Redis. See `SessionStore` for what each operation promises.
+class RedisStateStore(SessionStore[S]):
+    """Keeps the states of agents in Redis.
 
     Args:
         client: A `redis.asyncio.Redis` or `RedisCluster` that stays the caller's: its connection settings are used,
@@ -143,7 +144,6 @@ class RedisStateStore(Generic[S]):
     def save(
         self, state: S, *, if_version: int | None = None, ttl: timedelta | None = None
     ) -> Coroutine[Any, Any, None]:
-        """See `StateStore.save`."""
         started = perf_counter()
         try:
             write, stamp = self._draft(state, if_version, ttl)
@@ -202,7 +202,6 @@ class RedisStateStore(Generic[S]):
         self._metrics.save.done(started)
 
     async def load(self, agent_id: str, session_id: str) -> S:
-        """See `StateStore.load`."""
         started = perf_counter()
         try:
             session = self._keys.session(agent_id, session_id)
@@ -226,7 +225,6 @@ class RedisStateStore(Generic[S]):
         return state
 
     async def load_many(self, agent_id: str, session_ids: Iterable[str]) -> dict[str, S]:
-        """See `SessionStore.load_many`."""
         started = perf_counter()
         try:
             self._keys.agent(agent_id)
@@ -273,14 +271,12 @@ class RedisStateStore(Generic[S]):
         attempts: int = 100,
         ttl: timedelta | None = None,
     ) -> S:
-        """See `SessionStore.update`."""
         self._types.require("version", "update()")
         return await update(self, agent_id, session_id, fn, attempts=attempts, ttl=ttl)
 
     async def append(
         self, agent_id: str, session_id: str, messages: Iterable[Any], *, ttl: timedelta | None = None
     ) -> int:
-        """See `SessionStore.append`."""
         self._types.require("messages", "append()")
         session = self._keys.session(agent_id, session_id)
         now = self._clock.now()
@@ -301,7 +297,6 @@ class RedisStateStore(Generic[S]):
         return revision.version
 
     async def delete(self, agent_id: str, session_id: str) -> bool:
-        """See `StateStore.delete`."""
         started = perf_counter()
         try:
             partition = self._keys.partition(agent_id, session_id)
@@ -315,7 +310,6 @@ class RedisStateStore(Generic[S]):
         return deleted == 1
 
     async def list(self, agent_id: str, *, limit: int | None = None) -> list[str]:
-        """See `StateStore.list`."""
         started = perf_counter()
         try:
             check("limit", limit)
@@ -332,7 +326,6 @@ class RedisStateStore(Generic[S]):
     async def sessions(
         self, agent_id: str, *, limit: int | None = None, before: SessionInfo | datetime | None = None
     ) -> AsyncIterator[SessionInfo]:
-        """See `SessionStore.sessions`."""
         check("limit", limit)
         check("before", before)
         if isinstance(before, SessionInfo):
@@ -351,19 +344,16 @@ class RedisStateStore(Generic[S]):
                 return
 
     async def count(self, agent_id: str) -> int:
-        """See `SessionStore.count`."""
         self._keys.agent(agent_id)
         with self._link.traffic:
             await self._link.ready()
             return len(await self._listing.newest(agent_id, None))
 
     async def exists(self, agent_id: str, session_id: str) -> bool:
-        """See `SessionStore.exists`."""
         partition = self._keys.partition(agent_id, session_id)
         return bool(await self._link.execute(command(partition.slot, "EXISTS", partition.state(session_id))))
 
     async def touch(self, agent_id: str, session_id: str, *, ttl: timedelta | None = None) -> bool:
-        """See `SessionStore.touch`."""
         left = self._ttl if ttl is None else milliseconds(ttl)
         if left is None:
             raise ValueError("touch() needs a ttl, here or on the store")
@@ -374,7 +364,6 @@ class RedisStateStore(Generic[S]):
         return bool(touched)
 
     async def delete_agent(self, agent_id: str, *, progress: Callable[[int], None] | None = None) -> int:
-        """See `SessionStore.delete_agent`."""
         check("progress", progress)
         self._keys.agent(agent_id)
         with self._link.traffic:
@@ -382,17 +371,14 @@ class RedisStateStore(Generic[S]):
             return await self._listing.delete_all(agent_id, progress)
 
     async def agents(self) -> AsyncIterator[str]:
-        """See `SessionStore.agents`."""
         await self._link.ready()
         async for agent_id in self._listing.agents(await self._link.wire.nodes()):
             yield agent_id
 
     async def ping(self) -> None:
-        """See `SessionStore.ping`."""
         await self._link.execute(command(None, "PING"))
 
     async def aclose(self) -> None:
-        """See `StateStore.aclose`."""
         await self._sweeper.aclose()
         await self._link.aclose()
 

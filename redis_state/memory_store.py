@@ -41,7 +41,8 @@ class MemoryStateStore(SessionStore[S]):
     States go through the same codec as in Redis, so what is refused there is refused here.
 
     Args:
-        state_type: A msgspec Struct or dataclass with `agent_id` and `session_id`.
+        state_type: A msgspec Struct or dataclass with `agent_id` and `session_id`. Stored fields that it lacks are not
+            loaded, and a save drops them; with ``forbid_unknown_fields=True`` they are a `StateDecodeError`.
         ttl: After how long a saved state expires; None is never.
         refresh_ttl: Whether a load lets the state expire `ttl` later.
         format: ``"json"`` or ``"msgpack"``.

@@ -43,7 +43,8 @@ class RedisStateStore(SessionStore[S]):
     Args:
         client: A `redis.asyncio.Redis` or `RedisCluster` that stays the caller's: its connection settings are used,
             and it is not closed.
-        state_type: A msgspec Struct or dataclass with `agent_id` and `session_id`.
+        state_type: A msgspec Struct or dataclass with `agent_id` and `session_id`. Stored fields that it lacks are not
+            loaded, and a save drops them; with ``forbid_unknown_fields=True`` they are a `StateDecodeError`.
         key_prefix: What every key starts with.
         dial_timeout: Seconds for opening a connection.
         read_timeout: Seconds that the server may owe a reply.

@@ -39,8 +39,9 @@ class StateStore(Protocol[S]):
             ttl: After how long the state expires, exact to the millisecond; None is the store's own `ttl`.
 
         Raises:
-            TypeError: It is no state of the store's type, or `if_version` is given and the type has no `version`.
-            ValueError: A version is negative, or the `ttl` is below a millisecond.
+            TypeError: It is no state of the store's type, `if_version` is no integer or the type has no `version`, or
+                the `ttl` is no timedelta.
+            ValueError: A version is negative or 2**53 and more, or the `ttl` is below a millisecond.
             StateEncodeError: Loading would return something else.
             VersionConflictError: Another version is stored than `if_version`. A save that has landed and is replayed
                 after a lost reply is a success, never a conflict.
@@ -72,6 +73,10 @@ class StateStore(Protocol[S]):
         Args:
             agent_id: The agent.
             limit: How many at most, 0 or more; None is all.
+
+        Raises:
+            TypeError: The limit is no integer.
+            ValueError: The limit is negative.
         """
         ...
 
@@ -94,10 +99,15 @@ class SessionStore(StateStore[S], Protocol[S]):
     ) -> S:
         """Load a state, change it with `fn`, save it if nobody else has meanwhile; else all of it again.
 
+        The whole state is written as the store's type has it. Where a newer worker's type has more fields, an older
+        worker's `update` drops them, as its `save` does; with ``forbid_unknown_fields=True`` on the state type its load
+        is a `StateDecodeError` instead.
+
         Args:
             agent_id: The agent.
             session_id: The session.
-            fn: Changes the state that it is given, in place; plain or async. It may run several times.
+            fn: Changes the state that it is given, in place; plain or async. It may run several times. What it returns
+                is ignored, unless that is another object of the state type.
             attempts: How often to try, 1 or more, after a random pause that grows.
             ttl: As for `save`.
 
@@ -107,7 +117,9 @@ class SessionStore(StateStore[S], Protocol[S]):
         Raises:
             StateNotFoundError: Nothing is stored.
             VersionConflictError: Every attempt met a change.
-            TypeError: The state type has no `version`.
+            ValueError: `fn` changed `agent_id` or `session_id`. Nothing was written.
+            TypeError: `fn` returned another state than it was given, and nothing was written; or the state type has
+                no `version`.
         """
         ...
 
@@ -119,7 +131,8 @@ class SessionStore(StateStore[S], Protocol[S]):
         Args:
             agent_id: The agent.
             session_id: The session.
-            messages: What to add at the end of the state's `messages`.
+            messages: What to add at the end of the state's `messages`: one message, or several in anything that can be
+                iterated. Text, bytes, a mapping, a Struct and a dataclass are one message each.
             ttl: As for `save`; where neither it nor the store's is given, the expiry stays as it is.
 
         Returns:
@@ -128,7 +141,7 @@ class SessionStore(StateStore[S], Protocol[S]):
         Raises:
             StateNotFoundError: Nothing is stored.
             StateEncodeError: Loading would return something else.
-            TypeError: The state type has no `messages`.
+            TypeError: The state type has no `messages`, or what was given is neither one message nor several.
         """
         ...
 
@@ -144,6 +157,10 @@ class SessionStore(StateStore[S], Protocol[S]):
             agent_id: The agent.
             limit: How many at most; None is all.
             before: Start after this session, as an earlier iteration returned it, or with what is older than a time.
+
+        Raises:
+            TypeError: The limit is no integer, or `before` neither a `SessionInfo` nor a datetime.
+            ValueError: The limit is negative, or the time is naive.
         """
         ...
 
@@ -152,6 +169,7 @@ class SessionStore(StateStore[S], Protocol[S]):
 
         Raises:
             StateDecodeError: What is stored for one of them is no state.
+            TypeError: The ids are one text, or cannot be iterated.
         """
         ...
 

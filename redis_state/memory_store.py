@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from time import monotonic, perf_counter
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast, overload
 
 from redis_state import revision as revisions
 from redis_state.checks import check, check_all, ids_of, messages_of
@@ -14,12 +14,12 @@ from redis_state.errors import StateNotFoundError, StoreClosedError, VersionConf
 from redis_state.keys import check_id
 from redis_state.metrics import Metrics
 from redis_state.optimistic import update
-from redis_state.protocol import SessionStore
+from redis_state.protocol import Ids, KeepsMessages, KeepsVersions, M, SessionStore
 from redis_state.revision import UNKNOWN, Revision
 from redis_state.state import AgentState, S, SessionInfo, Stamp, StateType
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
     from datetime import datetime, timedelta
     from types import TracebackType
 
@@ -73,6 +73,14 @@ class MemoryStateStore(SessionStore[S]):
         if not hasattr(self, "_agents"):
             return "<MemoryStateStore, not made: its arguments were refused>"
         return f"<MemoryStateStore of {self._types.cls.__name__}: {len(self._agents)} agents>"
+
+    @overload
+    def save(self, state: S, *, if_version: None = None, ttl: timedelta | None = None) -> Coroutine[Any, Any, None]: ...
+
+    @overload
+    def save(
+        self: KeepsVersions, state: S, *, if_version: int | None = None, ttl: timedelta | None = None
+    ) -> Coroutine[Any, Any, None]: ...
 
     def save(
         self, state: S, *, if_version: int | None = None, ttl: timedelta | None = None
@@ -137,7 +145,7 @@ class MemoryStateStore(SessionStore[S]):
         self._metrics.load.done(started)
         return state
 
-    async def load_many(self, agent_id: str, session_ids: Iterable[str]) -> dict[str, S]:
+    async def load_many(self, agent_id: str, session_ids: Ids | Iterator[str]) -> dict[str, S]:
         started = perf_counter()
         found: dict[str, S] = {}
         try:
@@ -155,7 +163,7 @@ class MemoryStateStore(SessionStore[S]):
         return found
 
     async def update(
-        self,
+        self: KeepsVersions,
         agent_id: str,
         session_id: str,
         fn: Callable[[S], Any | Awaitable[Any]],
@@ -163,12 +171,19 @@ class MemoryStateStore(SessionStore[S]):
         attempts: int = 100,
         ttl: timedelta | None = None,
     ) -> S:
+        self = cast("MemoryStateStore[Any]", self)  # noqa: PLW0642  # to type checkers it is any store with versions
         self._types.require("version", "update()")
         return await update(self, agent_id, session_id, fn, attempts=attempts, ttl=ttl)
 
     async def append(
-        self, agent_id: str, session_id: str, messages: Iterable[Any], *, ttl: timedelta | None = None
+        self: KeepsMessages[M],
+        agent_id: str,
+        session_id: str,
+        messages: M | Iterable[M],
+        *,
+        ttl: timedelta | None = None,
     ) -> int:
+        self = cast("MemoryStateStore[Any]", self)  # noqa: PLW0642  # to type checkers it is any store with messages
         self._types.require("messages", "append()")
         self._check(agent_id, session_id)
         now = self._clock.now()

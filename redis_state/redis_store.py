@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
 from datetime import datetime, timedelta
 from functools import partial
 from time import perf_counter
 from types import TracebackType
-from typing import Any, Final, Self, Unpack
+from typing import Any, Final, Self, Unpack, cast, overload
 
 from redis.asyncio import Redis, RedisCluster
 
@@ -29,7 +29,7 @@ from redis_state.operation import Operation, Replay, command
 from redis_state.optimistic import update
 from redis_state.options import StoreOptions, check_options
 from redis_state.pieces import LARGE, Pieces
-from redis_state.protocol import SessionStore
+from redis_state.protocol import Ids, KeepsMessages, KeepsVersions, M, SessionStore
 from redis_state.state import AgentState, S, SessionInfo, Stamp, StateType, T
 from redis_state.sweeper import Sweeper
 from redis_state.writes import Append, Save
@@ -142,6 +142,14 @@ class RedisStateStore(SessionStore[S]):
             return "<RedisStateStore, not made: its arguments were refused>"
         return f"<RedisStateStore of {self._types.cls.__name__} at {self._link!r}>"
 
+    @overload
+    def save(self, state: S, *, if_version: None = None, ttl: timedelta | None = None) -> Coroutine[Any, Any, None]: ...
+
+    @overload
+    def save(
+        self: KeepsVersions, state: S, *, if_version: int | None = None, ttl: timedelta | None = None
+    ) -> Coroutine[Any, Any, None]: ...
+
     def save(
         self, state: S, *, if_version: int | None = None, ttl: timedelta | None = None
     ) -> Coroutine[Any, Any, None]:
@@ -225,7 +233,7 @@ class RedisStateStore(SessionStore[S]):
         self._metrics.load.done(started)
         return state
 
-    async def load_many(self, agent_id: str, session_ids: Iterable[str]) -> dict[str, S]:
+    async def load_many(self, agent_id: str, session_ids: Ids | Iterator[str]) -> dict[str, S]:
         started = perf_counter()
         try:
             self._keys.agent(agent_id)
@@ -264,7 +272,7 @@ class RedisStateStore(SessionStore[S]):
         return {session_id: found[session_id] for session_id in wanted if session_id in found}
 
     async def update(
-        self,
+        self: KeepsVersions,
         agent_id: str,
         session_id: str,
         fn: Callable[[S], Any | Awaitable[Any]],
@@ -272,12 +280,19 @@ class RedisStateStore(SessionStore[S]):
         attempts: int = 100,
         ttl: timedelta | None = None,
     ) -> S:
+        self = cast("RedisStateStore[Any]", self)  # noqa: PLW0642  # to type checkers it is any store with versions
         self._types.require("version", "update()")
         return await update(self, agent_id, session_id, fn, attempts=attempts, ttl=ttl)
 
     async def append(
-        self, agent_id: str, session_id: str, messages: Iterable[Any], *, ttl: timedelta | None = None
+        self: KeepsMessages[M],
+        agent_id: str,
+        session_id: str,
+        messages: M | Iterable[M],
+        *,
+        ttl: timedelta | None = None,
     ) -> int:
+        self = cast("RedisStateStore[Any]", self)  # noqa: PLW0642  # to type checkers it is any store with messages
         self._types.require("messages", "append()")
         session = self._keys.session(agent_id, session_id)
         now = self._clock.now()

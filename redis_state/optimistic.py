@@ -42,7 +42,7 @@ async def update(
             result = await result
         _check_change(agent_id, session_id, state, result)
         try:
-            await store.save(state, if_version=version, ttl=ttl)
+            await cast("StateStore[Any]", store).save(state, if_version=version, ttl=ttl)
         except VersionConflictError:
             if attempt == attempts:
                 raise

@@ -2,16 +2,61 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, overload
 
 from redis_state.state import S
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
     from datetime import datetime, timedelta
     from types import TracebackType
 
     from redis_state.state import SessionInfo
+
+
+M = TypeVar("M")
+
+
+class HasVersion(Protocol):
+    """A state type with versions."""
+
+    @property
+    def version(self) -> int | None:
+        """How often the session was written."""
+        ...
+
+
+class HasMessages(Protocol[M]):
+    """A state type with messages."""
+
+    @property
+    def messages(self) -> list[M]:
+        """The conversation."""
+        ...
+
+
+class KeepsVersions(Protocol):
+    """A store of such states: for type checkers, which refuse `if_version` and `update` on others."""
+
+    async def load(self, agent_id: str, session_id: str) -> HasVersion:
+        """As the store's."""
+        ...
+
+
+class KeepsMessages(Protocol[M]):
+    """A store of such states: for type checkers, which refuse `append` on others, and of other messages."""
+
+    async def load(self, agent_id: str, session_id: str) -> HasMessages[M]:
+        """As the store's."""
+        ...
+
+
+class Ids(Protocol):
+    """Several ids: what a text is not, whose `in` takes texts only."""
+
+    def __iter__(self) -> Iterator[str]: ...
+
+    def __contains__(self, value: object, /) -> bool: ...
 
 
 class StateStore(Protocol[S]):
@@ -20,6 +65,14 @@ class StateStore(Protocol[S]):
     Every operation may raise `InvalidIdError` for ids that are none, `StoreClosedError` after `aclose`, and the errors
     of the server's or the network's half of `redis_state.errors`. None of them looks like "no such session".
     """
+
+    @overload
+    def save(self, state: S, *, if_version: None = None, ttl: timedelta | None = None) -> Coroutine[Any, Any, None]: ...
+
+    @overload
+    def save(
+        self: KeepsVersions, state: S, *, if_version: int | None = None, ttl: timedelta | None = None
+    ) -> Coroutine[Any, Any, None]: ...
 
     def save(
         self, state: S, *, if_version: int | None = None, ttl: timedelta | None = None
@@ -89,7 +142,7 @@ class SessionStore(StateStore[S], Protocol[S]):
     """All that the stores of this library offer."""
 
     async def update(
-        self,
+        self: KeepsVersions,
         agent_id: str,
         session_id: str,
         fn: Callable[[S], Any | Awaitable[Any]],
@@ -124,7 +177,12 @@ class SessionStore(StateStore[S], Protocol[S]):
         ...
 
     async def append(
-        self, agent_id: str, session_id: str, messages: Iterable[Any], *, ttl: timedelta | None = None
+        self: KeepsMessages[M],
+        agent_id: str,
+        session_id: str,
+        messages: M | Iterable[M],
+        *,
+        ttl: timedelta | None = None,
     ) -> int:
         """Add messages to a state without rewriting it. Counts as one version; a retry never adds them twice.
 
@@ -164,7 +222,7 @@ class SessionStore(StateStore[S], Protocol[S]):
         """
         ...
 
-    async def load_many(self, agent_id: str, session_ids: Iterable[str]) -> dict[str, S]:
+    async def load_many(self, agent_id: str, session_ids: Ids | Iterator[str]) -> dict[str, S]:
         """The states of several sessions by id, in the order of the ids. Ids without a state are left out.
 
         Raises:

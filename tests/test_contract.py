@@ -446,7 +446,7 @@ class TestConditionalSave:
         """A TypeError that says what is missing."""
         store = await stores.open(Bare)
         with pytest.raises(TypeError, match=r"'version'.*Bare"):
-            await store.save(Bare("a1", "s1"), if_version=0)
+            await store.save(Bare("a1", "s1"), if_version=0)  # pyright: ignore[reportArgumentType]
 
 
 async def gone(store: SessionStore[Any], session_id: str) -> bool:
@@ -906,7 +906,7 @@ class TestUpdate:
         """A TypeError that says what is missing, before anything is loaded."""
         store = await stores.open(Bare)
         with pytest.raises(TypeError, match=r"'version'.*Bare"):
-            await store.update("a1", "s1", never)
+            await store.update("a1", "s1", never)  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
 
 
 class TestAppend:
@@ -996,7 +996,7 @@ class TestAppend:
         """A TypeError that says what is missing."""
         store = await stores.open(Bare)
         with pytest.raises(TypeError, match=r"'messages'.*Bare"):
-            await store.append("a1", "s1", [])
+            await store.append("a1", "s1", [])  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
 
 
 class TestExistsAndCount:

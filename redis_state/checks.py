@@ -202,7 +202,7 @@ _RULES: Final[dict[str, Rule]] = {
     "meter_provider": _optional(_instance(MeterProvider, "an opentelemetry.metrics.MeterProvider")),
     "logger": _optional(_instance(logging.Logger, "a logging.Logger")),
     # of an operation
-    "if_version": _optional(_integer(0, MAX_VERSION)),
+    "if_version": _integer(0, MAX_VERSION),  # where one is given
     "limit": _optional(_integer(0)),
     "before": _optional(_before),
     "attempts": _integer(1),

@@ -38,7 +38,7 @@ def microseconds(moment: datetime) -> int:
     Raises:
         ValueError: The time is naive.
     """
-    if moment.tzinfo is None:
+    if moment.utcoffset() is None:
         raise ValueError("the time must be aware: give it a tzinfo")
     return (moment - _EPOCH) // _MICROSECOND
 

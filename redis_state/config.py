@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl, unquote
 
-from redis_state.limits import Limits
+from redis_state.checks import check
 
 if TYPE_CHECKING:
     from redis.credentials import CredentialProvider
@@ -36,10 +37,15 @@ class RedisConfig:
         sentinel_username: ACL user at the Sentinels.
         sentinel_password: Its password.
         tls: Encrypt connections, those to Sentinels too.
-        tls_ca_file: Certificates to trust, PEM; None trusts the system's.
+        tls_ca_file: Certificates to trust, PEM; None trusts the system's. Without `tls` a ValueError, as are the
+            next two and `tls_verify=False`.
         tls_cert_file: Client certificate, PEM.
         tls_key_file: Its key, PEM.
-        tls_verify: Check the server's certificate and name.
+        tls_verify: Check the server's certificate and name, where there is TLS.
+
+    Raises:
+        TypeError: A field is of another type than it is declared.
+        ValueError: A value is out of range, or has no effect beside the others.
     """
 
     addrs: list[str] = field(default_factory=lambda: ["localhost:6379"])
@@ -65,26 +71,43 @@ class RedisConfig:
     tls_verify: bool = True
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
-        Limits(self.dial_timeout, self.read_timeout, self.write_timeout, self.pool_size)
-        for name in ("addrs", "sentinel_addrs"):
-            addresses: object = getattr(self, name)
-            if not isinstance(addresses, list) or not all(
-                isinstance(each, str) for each in cast("list[Any]", addresses)
-            ):
-                raise TypeError(f"{name} must be a list of host:port")
+        """Validate: each field by itself, then those that go together or exclude each other."""
+        for name in self.__dataclass_fields__:
+            check(name, getattr(self, name))
         if not self.addrs:
             raise ValueError("addrs must name at least one host:port")
-        if self.db < 0:
-            raise ValueError("db must be 0 or more")
         if bool(self.master_name) != bool(self.sentinel_addrs):
             raise ValueError("master_name and sentinel_addrs go together")
+        if self.unix_socket and (self.cluster or self.master_name):
+            raise ValueError("a unix_socket is one server: it goes neither with cluster nor with master_name")
+        if self.cluster and self.master_name:
+            raise ValueError("master_name names one server: it does not go with cluster")
         if self.is_cluster and self.db:
             raise ValueError("a cluster has only database 0")
         if self.credential_provider is not None and (self.username or self.password):
             raise ValueError("give a credential_provider, or username and password, not both")
+        for name in ("sentinel_username", "sentinel_password"):
+            if getattr(self, name) and not self.sentinel_addrs:
+                raise ValueError(f"{name} has no effect without sentinel_addrs")
+        self._check_tls()
         for address in (*self.addrs, *self.sentinel_addrs):
             split_address(address, 6379)
+
+    def _check_tls(self) -> None:
+        """Validate what concerns TLS: who gives a certificate or turns checks off believes that TLS is on.
+
+        `tls_verify=True` says nothing: it is what everybody has who says nothing.
+        """
+        if self.tls and self.unix_socket:
+            raise ValueError("a unix_socket has no TLS")
+        if not self.tls:
+            for name in ("tls_ca_file", "tls_cert_file", "tls_key_file"):
+                if getattr(self, name) is not None:
+                    raise _without_tls(name)
+            if not self.tls_verify:
+                raise _without_tls("tls_verify")
+        if self.tls_key_file and not self.tls_cert_file:
+            raise ValueError("tls_key_file needs a tls_cert_file")
 
     @property
     def is_cluster(self) -> bool:
@@ -92,8 +115,14 @@ class RedisConfig:
         return (self.cluster or len(self.addrs) > 1) and not self.master_name and not self.unix_socket
 
 
+def _without_tls(name: str) -> ValueError:
+    return ValueError(f"{name} has no effect without TLS: set tls=True, or write rediss:// in a URL")
+
+
 _PORTS: Final = 65536
 _HOST: Final = re.compile(r"[^\s:@/\[\]]+|\[[0-9A-Fa-f:.%]+\]").fullmatch
+_NUMBER: Final = re.compile(r"[0-9]{1,10}").fullmatch
+_DECIMAL: Final = re.compile(r"[0-9]{1,10}(\.[0-9]{1,10})?").fullmatch
 _SCHEMES: Final = {
     "redis": (False, ""),
     "rediss": (True, ""),
@@ -103,33 +132,54 @@ _SCHEMES: Final = {
     "redis+sentinel": (False, "sentinel"),
     "rediss+sentinel": (True, "sentinel"),
 }
+
+
+def _integer(text: str) -> int:
+    if not _NUMBER(text):
+        raise ValueError
+    return int(text)
+
+
+def _decimal(text: str) -> float:
+    if not _DECIMAL(text):
+        raise ValueError
+    return float(text)
+
+
+def _flag(text: str) -> bool:
+    return {"true": True, "false": False}[text.lower()]
+
+
 # What may stand after the question mark, and how it is read.
-_OPTIONS: Final[dict[str, Any]] = {
-    "db": int,
+_OPTIONS: Final[dict[str, Callable[[str], Any]]] = {
+    "db": _integer,
     "key_prefix": str,
-    "dial_timeout": float,
-    "read_timeout": float,
-    "write_timeout": float,
-    "pool_size": int,
+    "dial_timeout": _decimal,
+    "read_timeout": _decimal,
+    "write_timeout": _decimal,
+    "pool_size": _integer,
     "sentinel_username": str,
     "sentinel_password": str,
     "tls_ca_file": str,
     "tls_cert_file": str,
     "tls_key_file": str,
-    "tls_verify": lambda text: {"true": True, "false": False}[text.lower()],  # pyright: ignore[reportUnknownLambdaType, reportUnknownMemberType]
+    "tls_verify": _flag,
 }
 
 
-def parse_url(url: str, *, tls_verify: bool = True) -> RedisConfig:
+def parse_url(url: str, *, tls_verify: bool | None = None) -> RedisConfig:
     """The configuration that a URL describes.
 
     Args:
         url: See `RedisStateStore.from_url`.
-        tls_verify: False lets the URL say ``tls_verify=false``.
+        tls_verify: False turns certificate checks off, and lets the URL say so; None is True where there is TLS.
 
     Raises:
-        ValueError: The scheme or an option is unknown, or a value cannot be read. The text holds no password.
+        ValueError: The scheme or an option is unknown, a value cannot be read or is given twice, or there are options
+            of TLS without TLS. The text holds no password.
     """
+    if tls_verify is not None:
+        check("tls_verify", tls_verify)
     if not isinstance(url, str):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(f"the URL must be a string, not {type(url).__name__}")
     scheme, separator, rest = url.partition("://")
@@ -139,19 +189,31 @@ def parse_url(url: str, *, tls_verify: bool = True) -> RedisConfig:
     tls, kind = _SCHEMES[scheme]
     rest, _, query = rest.partition("?")
     credentials, at, rest = rest.rpartition("@")
-    authority, slash, path = rest.partition("/")
     values: dict[str, Any] = {"tls": tls}
     if at:
         username, _, password = credentials.partition(":")
         values["username"] = unquote(username) or None
         values["password"] = unquote(password) or None
+    values.update(_place(scheme, kind, rest))
+    for name, value in _options(query).items():
+        if name in values:
+            raise ValueError(f"the URL says {name!r} twice")
+        values[name] = value
+    values["tls_verify"] = _verification(tls=tls, in_url=values.get("tls_verify"), in_code=tls_verify)
+    return RedisConfig(cluster=kind == "cluster", **values)
+
+
+def _place(scheme: str, kind: str, rest: str) -> dict[str, Any]:
+    """The fields that say where Redis is, from what follows the credentials."""
+    if kind == "unix":
+        if not rest:
+            raise ValueError("a Unix socket URL looks like unix:///path/to/redis.sock")
+        return {"unix_socket": unquote(rest)}
+    values: dict[str, Any] = {}
+    authority, _, path = rest.partition("/")
     addrs = [address for address in authority.split(",") if address]
     segments = [unquote(segment) for segment in path.split("/") if segment]
-    if kind == "unix":
-        values["unix_socket"] = unquote(authority + slash + path)
-        if not values["unix_socket"]:
-            raise ValueError("a Unix socket URL looks like unix:///path/to/redis.sock")
-    elif kind == "sentinel":
+    if kind == "sentinel":
         if not addrs or not segments:
             raise ValueError("a Sentinel URL looks like redis+sentinel://host:26379,host:26379/mymaster/0")
         values["sentinel_addrs"], values["master_name"] = addrs, segments.pop(0)
@@ -159,17 +221,22 @@ def parse_url(url: str, *, tls_verify: bool = True) -> RedisConfig:
         values["addrs"] = addrs
     elif kind == "cluster":
         raise ValueError("a cluster URL looks like redis+cluster://host:7001,host:7002")
-    if segments and kind != "unix":
-        if len(segments) > 1 or not segments[0].isdecimal():
+    if segments:
+        if len(segments) > 1 or not _NUMBER(segments[0]):
             raise ValueError("the URL's path must be a database number")
         values["db"] = int(segments[0])
     if kind == "" and len(addrs) > 1:
         raise ValueError(f"several addresses are a cluster: write {scheme}+cluster://")
-    values.update(_options(query))
-    if values.get("tls_verify") is False and tls_verify:
+    return values
+
+
+def _verification(*, tls: bool, in_url: bool | None, in_code: bool | None) -> bool:
+    """Whether certificates are checked; None stands for what was not said."""
+    if not tls and (in_code is not None or in_url is not None):
+        raise _without_tls("tls_verify")
+    if in_url is False and in_code is not False:
         raise ValueError("the URL turns certificate checks off; that takes tls_verify=False in the code as well")
-    values.setdefault("tls_verify", True if kind == "unix" else tls_verify)
-    return RedisConfig(cluster=kind == "cluster", **values)
+    return in_code is not False if in_url is None else in_url
 
 
 def _options(query: str) -> dict[str, Any]:
@@ -181,6 +248,8 @@ def _options(query: str) -> dict[str, Any]:
         if read is None:
             shown = f" {name!r}" if name.isidentifier() else ""
             raise ValueError(f"unknown option{shown} in the URL; known are {', '.join(_OPTIONS)}")
+        if name in values:
+            raise ValueError(f"the URL says {name!r} twice")
         try:
             values[name] = read(text)
         except (ValueError, KeyError):
@@ -200,6 +269,6 @@ def split_address(address: str, default_port: int) -> tuple[str, int]:
     if not colon or address.endswith("]"):
         host, port = address, str(default_port)
     # What is no address may be a misplaced password, so it is not shown.
-    if not _HOST(host) or not port.isdecimal() or not 0 < int(port) < _PORTS:
+    if not _HOST(host) or not host.isprintable() or not _NUMBER(port) or not 0 < int(port) < _PORTS:
         raise ValueError("an address is not of the form host:port")
     return host.strip("[]"), int(port)

@@ -22,8 +22,18 @@ another type, an unknown URL scheme) are plain ``TypeError`` and ``ValueError``.
 """
 
 
+def printable(text: str) -> str:
+    """A text with what would break a line or steer a terminal escaped, such as a server's word for a host."""
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
 class StateStoreError(Exception):
     """The root of every error that a store raises."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
     def __reduce__(self) -> tuple[object, ...]:
         """Copies and pickles keep the data."""

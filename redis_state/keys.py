@@ -18,6 +18,7 @@ from urllib.parse import unquote
 
 from redis.crc import key_slot
 
+from redis_state.checks import check
 from redis_state.errors import InvalidIdError
 from redis_state.revision import UNKNOWN, Origin
 
@@ -143,12 +144,8 @@ class Keys:
     """
 
     def __init__(self, prefix: str, partitions: int) -> None:
-        if not isinstance(prefix, str):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError(f"key_prefix must be a string, not {type(prefix).__name__}")
-        if "{" in prefix or "}" in prefix:
-            raise ValueError("key_prefix must not hold braces: they would put every key into one slot")
-        if partitions < 1:
-            raise ValueError("partitions must be 1 or more")
+        check("key_prefix", prefix)
+        check("partitions", partitions)
         self.prefix = prefix
         self.partitions = partitions
         self.layout = f"{prefix}partitions".encode()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+
+from redis_state.checks import check
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,14 +26,9 @@ class Limits:
     replicas: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
-        for name in ("dial_timeout", "read_timeout", "write_timeout"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be a number of seconds above 0")
-        if self.pool_size < 1:
-            raise ValueError("pool_size must be 1 or more")
-        if self.replicas < 0:
-            raise ValueError("replicas must be 0 or more")
+        """Validate."""
+        for name in self.__slots__:
+            check(name, getattr(self, name))
 
     @property
     def budget(self) -> float:

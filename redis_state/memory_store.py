@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from time import monotonic, perf_counter
-from typing import TYPE_CHECKING, Any, Generic, Self
+from typing import TYPE_CHECKING, Any, Self, cast, overload
 
 from redis_state import revision as revisions
+from redis_state.checks import check, check_all, ids_of, messages_of
 from redis_state.clock import Clock, microseconds, milliseconds, moment
 from redis_state.codec import Codec, Format
 from redis_state.errors import StateNotFoundError, StoreClosedError, VersionConflictError
 from redis_state.keys import check_id
 from redis_state.metrics import Metrics
 from redis_state.optimistic import update
+from redis_state.protocol import Ids, KeepsMessages, KeepsVersions, M, SessionStore
 from redis_state.revision import UNKNOWN, Revision
 from redis_state.state import AgentState, S, SessionInfo, Stamp, StateType
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
     from datetime import datetime, timedelta
     from types import TracebackType
 
@@ -33,13 +35,14 @@ class _Session:
     expires_at: float  # by `monotonic`; infinity is never
 
 
-class MemoryStateStore(Generic[S]):
-    """Keeps the states of agents in this process. See `SessionStore` for what each operation promises.
+class MemoryStateStore(SessionStore[S]):
+    """Keeps the states of agents in this process.
 
     States go through the same codec as in Redis, so what is refused there is refused here.
 
     Args:
-        state_type: A msgspec Struct or dataclass with `agent_id` and `session_id`.
+        state_type: A msgspec Struct or dataclass with `agent_id` and `session_id`. Stored fields that it lacks are not
+            loaded, and a save drops them; with ``forbid_unknown_fields=True`` they are a `StateDecodeError`.
         ttl: After how long a saved state expires; None is never.
         refresh_ttl: Whether a load lets the state expire `ttl` later.
         format: ``"json"`` or ``"msgpack"``.
@@ -55,6 +58,7 @@ class MemoryStateStore(Generic[S]):
         format: Format = "json",
         meter_provider: MeterProvider | None = None,
     ) -> None:
+        check_all({"ttl": ttl, "refresh_ttl": refresh_ttl, "format": format, "meter_provider": meter_provider})
         self._types = StateType(state_type)
         self._codec = Codec(self._types, format)
         self._ttl = milliseconds(ttl)
@@ -66,14 +70,25 @@ class MemoryStateStore(Generic[S]):
         self._closed = False
 
     def __repr__(self) -> str:
+        if not hasattr(self, "_agents"):
+            return "<MemoryStateStore, not made: its arguments were refused>"
         return f"<MemoryStateStore of {self._types.cls.__name__}: {len(self._agents)} agents>"
+
+    @overload
+    def save(self, state: S, *, if_version: None = None, ttl: timedelta | None = None) -> Coroutine[Any, Any, None]: ...
+
+    @overload
+    def save(
+        self: KeepsVersions, state: S, *, if_version: int | None = None, ttl: timedelta | None = None
+    ) -> Coroutine[Any, Any, None]: ...
 
     def save(
         self, state: S, *, if_version: int | None = None, ttl: timedelta | None = None
     ) -> Coroutine[Any, Any, None]:
-        """See `StateStore.save`."""
         started = perf_counter()
         try:
+            if if_version is not None:
+                check("if_version", if_version)
             now = self._clock.now()
             stamp = self._types.stamp(state, if_version, now)
             key = self._key(state)
@@ -116,7 +131,6 @@ class MemoryStateStore(Generic[S]):
         self._metrics.save.done(started)
 
     async def load(self, agent_id: str, session_id: str) -> S:
-        """See `StateStore.load`."""
         started = perf_counter()
         try:
             session = self._find(agent_id, session_id)
@@ -131,13 +145,12 @@ class MemoryStateStore(Generic[S]):
         self._metrics.load.done(started)
         return state
 
-    async def load_many(self, agent_id: str, session_ids: Iterable[str]) -> dict[str, S]:
-        """See `SessionStore.load_many`."""
+    async def load_many(self, agent_id: str, session_ids: Ids | Iterator[str]) -> dict[str, S]:
         started = perf_counter()
         found: dict[str, S] = {}
         try:
             self._check(agent_id)
-            for session_id in session_ids:
+            for session_id in ids_of(session_ids):
                 session = self._find(agent_id, session_id)
                 if session is not None:
                     if self._refresh_ttl and self._ttl is not None:
@@ -150,7 +163,7 @@ class MemoryStateStore(Generic[S]):
         return found
 
     async def update(
-        self,
+        self: KeepsVersions,
         agent_id: str,
         session_id: str,
         fn: Callable[[S], Any | Awaitable[Any]],
@@ -158,19 +171,24 @@ class MemoryStateStore(Generic[S]):
         attempts: int = 100,
         ttl: timedelta | None = None,
     ) -> S:
-        """See `SessionStore.update`."""
+        self = cast("MemoryStateStore[Any]", self)  # noqa: PLW0642  # to type checkers it is any store with versions
         self._types.require("version", "update()")
         return await update(self, agent_id, session_id, fn, attempts=attempts, ttl=ttl)
 
     async def append(
-        self, agent_id: str, session_id: str, messages: Iterable[Any], *, ttl: timedelta | None = None
+        self: KeepsMessages[M],
+        agent_id: str,
+        session_id: str,
+        messages: M | Iterable[M],
+        *,
+        ttl: timedelta | None = None,
     ) -> int:
-        """See `SessionStore.append`."""
+        self = cast("MemoryStateStore[Any]", self)  # noqa: PLW0642  # to type checkers it is any store with messages
         self._types.require("messages", "append()")
         self._check(agent_id, session_id)
         now = self._clock.now()
         left = self._ttl if ttl is None else milliseconds(ttl)
-        line = self._codec.encode_batch(list(messages), moment(now))
+        line = self._codec.encode_batch(messages_of(messages), moment(now))
         session = self._find(agent_id, session_id)
         if session is None:
             raise StateNotFoundError(agent_id, session_id)
@@ -184,7 +202,6 @@ class MemoryStateStore(Generic[S]):
         return version
 
     async def delete(self, agent_id: str, session_id: str) -> bool:
-        """See `StateStore.delete`."""
         started = perf_counter()
         try:
             deleted = self._find(agent_id, session_id) is not None
@@ -197,11 +214,9 @@ class MemoryStateStore(Generic[S]):
         return deleted
 
     async def list(self, agent_id: str, *, limit: int | None = None) -> list[str]:
-        """See `StateStore.list`."""
         started = perf_counter()
         try:
-            if limit is not None and limit < 0:
-                raise ValueError("limit must be 0 or more")
+            check("limit", limit)
             newest = [session_id for _, session_id in self._newest(agent_id)][:limit]
         except BaseException as error:
             self._metrics.list.failed(started, error)
@@ -212,9 +227,8 @@ class MemoryStateStore(Generic[S]):
     async def sessions(
         self, agent_id: str, *, limit: int | None = None, before: SessionInfo | datetime | None = None
     ) -> AsyncIterator[SessionInfo]:
-        """See `SessionStore.sessions`."""
-        if limit is not None and limit < 0:
-            raise ValueError("limit must be 0 or more")
+        check("limit", limit)
+        check("before", before)
         if isinstance(before, SessionInfo):
             cursor = (microseconds(before.updated_at), before.session_id.encode())
         else:
@@ -225,15 +239,12 @@ class MemoryStateStore(Generic[S]):
                 yield SessionInfo(session_id, moment(score))
 
     async def count(self, agent_id: str) -> int:
-        """See `SessionStore.count`."""
         return len(self._sessions(agent_id))
 
     async def exists(self, agent_id: str, session_id: str) -> bool:
-        """See `SessionStore.exists`."""
         return self._find(agent_id, session_id) is not None
 
     async def touch(self, agent_id: str, session_id: str, *, ttl: timedelta | None = None) -> bool:
-        """See `SessionStore.touch`."""
         left = self._ttl if ttl is None else milliseconds(ttl)
         if left is None:
             raise ValueError("touch() needs a ttl, here or on the store")
@@ -243,7 +254,7 @@ class MemoryStateStore(Generic[S]):
         return session is not None
 
     async def delete_agent(self, agent_id: str, *, progress: Callable[[int], None] | None = None) -> int:
-        """See `SessionStore.delete_agent`."""
+        check("progress", progress)
         sessions = self._sessions(agent_id)
         deleted = len(sessions)
         sessions.clear()
@@ -252,18 +263,16 @@ class MemoryStateStore(Generic[S]):
         return deleted
 
     async def agents(self) -> AsyncIterator[str]:
-        """See `SessionStore.agents`."""
         self._check("any")
         for agent_id in list(self._agents):
             if self._sessions(agent_id):
                 yield agent_id
 
     async def ping(self) -> None:
-        """See `SessionStore.ping`."""
         self._check("any")
 
     async def aclose(self) -> None:
-        """See `StateStore.aclose`. The states are forgotten."""
+        """Forget the states, and close. May be called again."""
         self._closed = True
         self._agents.clear()
 

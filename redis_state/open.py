@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Unpack
 
+from redis_state.checks import check
 from redis_state.memory_store import MemoryStateStore
 from redis_state.options import StoreOptions, check_options
 from redis_state.redis_store import RedisStateStore
@@ -17,7 +18,7 @@ def open_store(
     url: str,
     *,
     state_type: type[T] = AgentState,  # pyright: ignore[reportArgumentType]
-    tls_verify: bool = True,
+    tls_verify: bool | None = None,
     **options: Unpack[StoreOptions],
 ) -> SessionStore[T]:
     """The store that a URL names: ``memory://``, or one of those that `RedisStateStore.from_url` takes.
@@ -26,13 +27,17 @@ def open_store(
         url: Where the states are kept.
         state_type: A msgspec Struct or dataclass with `agent_id` and `session_id`.
         tls_verify: As for `RedisStateStore.from_url`.
-        options: See `StoreOptions`. Those of a server's (`partitions`, `replicas`, `logger`) mean nothing in memory.
+        options: See `StoreOptions`. Those of a server's (`partitions`, `replicas`, `logger`, and `tls_verify`) are
+            checked and have no effect in memory.
 
     Raises:
-        ValueError: The URL cannot be read.
+        TypeError: An option is of another type.
+        ValueError: The URL cannot be read, or an option is out of range.
     """
     if url == "memory://":
         check_options(options)
+        if tls_verify is not None:
+            check("tls_verify", tls_verify)
         return MemoryStateStore(
             state_type=state_type,
             ttl=options.get("ttl"),

@@ -7,6 +7,7 @@ import inspect
 import random
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from redis_state.checks import check
 from redis_state.errors import VersionConflictError
 from redis_state.state import S
 
@@ -31,16 +32,17 @@ async def update(
     ttl: timedelta | None,
 ) -> S:
     """See `SessionStore.update`."""
-    if attempts < 1:
-        raise ValueError("attempts must be 1 or more")
+    check("fn", fn)
+    check("attempts", attempts)
     for attempt in range(1, attempts + 1):
         state = await store.load(agent_id, session_id)
         version = cast("_Versioned", state).version
         result = fn(state)
         if inspect.isawaitable(result):
-            await result
+            result = await result
+        _check_change(agent_id, session_id, state, result)
         try:
-            await store.save(state, if_version=version, ttl=ttl)
+            await cast("StateStore[Any]", store).save(state, if_version=version, ttl=ttl)
         except VersionConflictError:
             if attempt == attempts:
                 raise
@@ -48,3 +50,15 @@ async def update(
             return state
         await asyncio.sleep(random.random() * min(0.1, 0.001 * 2 ** min(attempt, 10)))
     raise AssertionError  # the last attempt returned or raised
+
+
+def _check_change(agent_id: str, session_id: str, state: Any, result: object) -> None:
+    """Refuse what would write another session, or drop what the function returned."""
+    if result is not state and isinstance(result, type(state)):
+        kind = type(state).__name__
+        raise TypeError(f"the function of update() returned another {kind} than it was given: change that one in place")
+    if state.agent_id != agent_id or state.session_id != session_id:
+        raise ValueError(
+            f"update() writes the session that it loaded, {session_id!r} of agent {agent_id!r}, but the function has "
+            "changed the ids; to make another session, save the state under them"
+        )

@@ -8,6 +8,7 @@ from typing import TypedDict
 
 from opentelemetry.metrics import MeterProvider
 
+from redis_state.checks import check_all
 from redis_state.codec import Format
 
 
@@ -18,7 +19,8 @@ class StoreOptions(TypedDict, total=False):
         ttl: After how long a saved state expires; None (the default) is never.
         refresh_ttl: Whether a load lets the state expire `ttl` later, in the same command. False.
         format: What is written, ``"json"`` (the default) or ``"msgpack"``. Both are read.
-        partitions: Over how many slots the sessions of one agent are spread. 1. Cannot be changed for existing data.
+        partitions: Over how many slots the sessions of one agent are spread, 1 (the default) to 4096. Cannot be changed
+            for existing data.
         replicas: How many replicas must have a write before it returns. 0.
         meter_provider: Where metrics are recorded; the global provider.
         logger: Where debug lines go; ``logging.getLogger("redis_state")``.
@@ -34,11 +36,13 @@ class StoreOptions(TypedDict, total=False):
 
 
 def check_options(options: StoreOptions) -> None:
-    """Refuse a name that is none of theirs, which would be ignored.
+    """Validate every option, and refuse a name that is none of theirs, which would be ignored.
 
     Raises:
-        TypeError: There is one.
+        TypeError: A name is unknown, or a value is of another type.
+        ValueError: A value is none that the option may have.
     """
     unknown = sorted(set(options) - set(StoreOptions.__annotations__))
     if unknown:
         raise TypeError(f"unknown option {unknown[0]!r}; known are {', '.join(StoreOptions.__annotations__)}")
+    check_all({**options})

@@ -2,16 +2,61 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, overload
 
 from redis_state.state import S
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
     from datetime import datetime, timedelta
     from types import TracebackType
 
     from redis_state.state import SessionInfo
+
+
+M = TypeVar("M")
+
+
+class HasVersion(Protocol):
+    """A state type with versions."""
+
+    @property
+    def version(self) -> int | None:
+        """How often the session was written."""
+        ...
+
+
+class HasMessages(Protocol[M]):
+    """A state type with messages."""
+
+    @property
+    def messages(self) -> list[M]:
+        """The conversation."""
+        ...
+
+
+class KeepsVersions(Protocol):
+    """A store of such states: for type checkers, which refuse `if_version` and `update` on others."""
+
+    async def load(self, agent_id: str, session_id: str) -> HasVersion:
+        """As the store's."""
+        ...
+
+
+class KeepsMessages(Protocol[M]):
+    """A store of such states: for type checkers, which refuse `append` on others, and of other messages."""
+
+    async def load(self, agent_id: str, session_id: str) -> HasMessages[M]:
+        """As the store's."""
+        ...
+
+
+class Ids(Protocol):
+    """Several ids: what a text is not, whose `in` takes texts only."""
+
+    def __iter__(self) -> Iterator[str]: ...
+
+    def __contains__(self, value: object, /) -> bool: ...
 
 
 class StateStore(Protocol[S]):
@@ -20,6 +65,14 @@ class StateStore(Protocol[S]):
     Every operation may raise `InvalidIdError` for ids that are none, `StoreClosedError` after `aclose`, and the errors
     of the server's or the network's half of `redis_state.errors`. None of them looks like "no such session".
     """
+
+    @overload
+    def save(self, state: S, *, if_version: None = None, ttl: timedelta | None = None) -> Coroutine[Any, Any, None]: ...
+
+    @overload
+    def save(
+        self: KeepsVersions, state: S, *, if_version: int | None = None, ttl: timedelta | None = None
+    ) -> Coroutine[Any, Any, None]: ...
 
     def save(
         self, state: S, *, if_version: int | None = None, ttl: timedelta | None = None
@@ -39,8 +92,9 @@ class StateStore(Protocol[S]):
             ttl: After how long the state expires, exact to the millisecond; None is the store's own `ttl`.
 
         Raises:
-            TypeError: It is no state of the store's type, or `if_version` is given and the type has no `version`.
-            ValueError: A version is negative, or the `ttl` is below a millisecond.
+            TypeError: It is no state of the store's type, `if_version` is no integer or the type has no `version`, or
+                the `ttl` is no timedelta.
+            ValueError: A version is negative or 2**53 and more, or the `ttl` is below a millisecond.
             StateEncodeError: Loading would return something else.
             VersionConflictError: Another version is stored than `if_version`. A save that has landed and is replayed
                 after a lost reply is a success, never a conflict.
@@ -72,6 +126,10 @@ class StateStore(Protocol[S]):
         Args:
             agent_id: The agent.
             limit: How many at most, 0 or more; None is all.
+
+        Raises:
+            TypeError: The limit is no integer.
+            ValueError: The limit is negative.
         """
         ...
 
@@ -84,7 +142,7 @@ class SessionStore(StateStore[S], Protocol[S]):
     """All that the stores of this library offer."""
 
     async def update(
-        self,
+        self: KeepsVersions,
         agent_id: str,
         session_id: str,
         fn: Callable[[S], Any | Awaitable[Any]],
@@ -94,10 +152,15 @@ class SessionStore(StateStore[S], Protocol[S]):
     ) -> S:
         """Load a state, change it with `fn`, save it if nobody else has meanwhile; else all of it again.
 
+        The whole state is written as the store's type has it. Where a newer worker's type has more fields, an older
+        worker's `update` drops them, as its `save` does; with ``forbid_unknown_fields=True`` on the state type its load
+        is a `StateDecodeError` instead.
+
         Args:
             agent_id: The agent.
             session_id: The session.
-            fn: Changes the state that it is given, in place; plain or async. It may run several times.
+            fn: Changes the state that it is given, in place; plain or async. It may run several times. What it returns
+                is ignored, unless that is another object of the state type.
             attempts: How often to try, 1 or more, after a random pause that grows.
             ttl: As for `save`.
 
@@ -107,19 +170,27 @@ class SessionStore(StateStore[S], Protocol[S]):
         Raises:
             StateNotFoundError: Nothing is stored.
             VersionConflictError: Every attempt met a change.
-            TypeError: The state type has no `version`.
+            ValueError: `fn` changed `agent_id` or `session_id`. Nothing was written.
+            TypeError: `fn` returned another state than it was given, and nothing was written; or the state type has
+                no `version`.
         """
         ...
 
     async def append(
-        self, agent_id: str, session_id: str, messages: Iterable[Any], *, ttl: timedelta | None = None
+        self: KeepsMessages[M],
+        agent_id: str,
+        session_id: str,
+        messages: M | Iterable[M],
+        *,
+        ttl: timedelta | None = None,
     ) -> int:
         """Add messages to a state without rewriting it. Counts as one version; a retry never adds them twice.
 
         Args:
             agent_id: The agent.
             session_id: The session.
-            messages: What to add at the end of the state's `messages`.
+            messages: What to add at the end of the state's `messages`: one message, or several in anything that can be
+                iterated. Text, bytes, a mapping, a Struct and a dataclass are one message each.
             ttl: As for `save`; where neither it nor the store's is given, the expiry stays as it is.
 
         Returns:
@@ -128,7 +199,7 @@ class SessionStore(StateStore[S], Protocol[S]):
         Raises:
             StateNotFoundError: Nothing is stored.
             StateEncodeError: Loading would return something else.
-            TypeError: The state type has no `messages`.
+            TypeError: The state type has no `messages`, or what was given is neither one message nor several.
         """
         ...
 
@@ -144,14 +215,19 @@ class SessionStore(StateStore[S], Protocol[S]):
             agent_id: The agent.
             limit: How many at most; None is all.
             before: Start after this session, as an earlier iteration returned it, or with what is older than a time.
+
+        Raises:
+            TypeError: The limit is no integer, or `before` neither a `SessionInfo` nor a datetime.
+            ValueError: The limit is negative, or the time is naive.
         """
         ...
 
-    async def load_many(self, agent_id: str, session_ids: Iterable[str]) -> dict[str, S]:
+    async def load_many(self, agent_id: str, session_ids: Ids | Iterator[str]) -> dict[str, S]:
         """The states of several sessions by id, in the order of the ids. Ids without a state are left out.
 
         Raises:
             StateDecodeError: What is stored for one of them is no state.
+            TypeError: The ids are one text, or cannot be iterated.
         """
         ...
 

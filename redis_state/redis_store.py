@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import aclosing
 from datetime import datetime, timedelta
 from functools import partial
 from time import perf_counter
 from types import TracebackType
-from typing import Any, Final, Generic, Self, Unpack
+from typing import Any, Final, Self, Unpack, cast, overload
 
 from redis.asyncio import Redis, RedisCluster
 
 from redis_state import revision as revisions
+from redis_state.checks import check, ids_of, messages_of
 from redis_state.cleanup import Cleanup
 from redis_state.clock import Clock, microseconds, milliseconds, moment
 from redis_state.codec import Codec
@@ -28,6 +29,7 @@ from redis_state.metrics import Metrics
 from redis_state.optimistic import update
 from redis_state.options import StoreOptions, check_options
 from redis_state.partitions import check_partitions
+from redis_state.protocol import Ids, KeepsMessages, KeepsVersions, M, SessionStore
 from redis_state.redis_py.clients import connect, topology_of
 from redis_state.redis_py.topology import Topology
 from redis_state.scripts import REPAIR
@@ -40,13 +42,14 @@ _AT_A_TIME: Final = 10  # commands of one `load_many` in flight
 _MGET: Final = 100  # states that one command loads, so that it holds the server for no more than a millisecond
 
 
-class RedisStateStore(Generic[S]):
-    """Keeps the states of agents in Redis. See `SessionStore` for what each operation promises.
+class RedisStateStore(SessionStore[S]):
+    """Keeps the states of agents in Redis.
 
     Args:
         client: A `redis.asyncio.Redis` or `RedisCluster` that stays the caller's: its connection settings are used,
             and it is not closed.
-        state_type: A msgspec Struct or dataclass with `agent_id` and `session_id`.
+        state_type: A msgspec Struct or dataclass with `agent_id` and `session_id`. Stored fields that it lacks are not
+            loaded, and a save drops them; with ``forbid_unknown_fields=True`` they are a `StateDecodeError`.
         key_prefix: What every key starts with.
         dial_timeout: Seconds for opening a connection.
         read_timeout: Seconds that the server may owe a reply.
@@ -119,7 +122,7 @@ class RedisStateStore(Generic[S]):
         url: str,
         *,
         state_type: type[T] = AgentState,  # pyright: ignore[reportArgumentType]
-        tls_verify: bool = True,
+        tls_verify: bool | None = None,
         **options: Unpack[StoreOptions],
     ) -> RedisStateStore[T]:
         """A store with connections of its own, made when they are needed.
@@ -130,21 +133,32 @@ class RedisStateStore(Generic[S]):
                 last two also with ``rediss``. After a question mark may follow fields of `RedisConfig`:
                 ``key_prefix``, ``db``, the timeouts, ``pool_size``, ``tls_...`` and ``sentinel_...``.
             state_type: As for the class.
-            tls_verify: False where the URL turns certificate checks off, which takes both.
+            tls_verify: False turns certificate checks off, which a URL alone cannot; None is True where there is TLS.
             options: See `StoreOptions`.
 
         Raises:
-            ValueError: The URL cannot be read.
+            TypeError: An option is of another type.
+            ValueError: The URL cannot be read or says something twice, an option is out of range, or there are options
+                of TLS without TLS.
         """
         return cls.from_config(parse_url(url, tls_verify=tls_verify), state_type=state_type, **options)
 
     def __repr__(self) -> str:
+        if not hasattr(self, "_client"):
+            return "<RedisStateStore, not made: its arguments were refused>"
         return f"<RedisStateStore of {self._types.cls.__name__} at {self._client!r}>"
+
+    @overload
+    def save(self, state: S, *, if_version: None = None, ttl: timedelta | None = None) -> Coroutine[Any, Any, None]: ...
+
+    @overload
+    def save(
+        self: KeepsVersions, state: S, *, if_version: int | None = None, ttl: timedelta | None = None
+    ) -> Coroutine[Any, Any, None]: ...
 
     def save(
         self, state: S, *, if_version: int | None = None, ttl: timedelta | None = None
     ) -> Coroutine[Any, Any, None]:
-        """See `StateStore.save`."""
         started = perf_counter()
         try:
             write, stamp = self._draft(state, if_version, ttl)
@@ -154,6 +168,8 @@ class RedisStateStore(Generic[S]):
 
     def _draft(self, state: Any, if_version: int | None, ttl: timedelta | None) -> tuple[Save, Stamp]:
         """The write of a state as it is now."""
+        if if_version is not None:
+            check("if_version", if_version)
         now = self._clock.now()
         left = self._ttl if ttl is None else milliseconds(ttl)
         stamp = self._types.stamp(state, if_version, now)
@@ -212,7 +228,6 @@ class RedisStateStore(Generic[S]):
         await self._client.execute(request)
 
     async def load(self, agent_id: str, session_id: str) -> S:
-        """See `StateStore.load`."""
         started = perf_counter()
         try:
             session = self._keys.session(agent_id, session_id)
@@ -237,13 +252,12 @@ class RedisStateStore(Generic[S]):
         self._metrics.load.done(started)
         return state
 
-    async def load_many(self, agent_id: str, session_ids: Iterable[str]) -> dict[str, S]:
-        """See `SessionStore.load_many`."""
+    async def load_many(self, agent_id: str, session_ids: Ids | Iterator[str]) -> dict[str, S]:
         started = perf_counter()
         try:
             self._keys.agent(agent_id)
             by_partition: dict[Partition, list[str]] = {}
-            wanted = list(dict.fromkeys(session_ids))
+            wanted = ids_of(session_ids)
             for session_id in wanted:
                 by_partition.setdefault(self._keys.partition(agent_id, session_id), []).append(session_id)
             values: list[Any] = []
@@ -287,7 +301,7 @@ class RedisStateStore(Generic[S]):
         return values
 
     async def update(
-        self,
+        self: KeepsVersions,
         agent_id: str,
         session_id: str,
         fn: Callable[[S], Any | Awaitable[Any]],
@@ -295,18 +309,23 @@ class RedisStateStore(Generic[S]):
         attempts: int = 100,
         ttl: timedelta | None = None,
     ) -> S:
-        """See `SessionStore.update`."""
+        self = cast("RedisStateStore[Any]", self)  # noqa: PLW0642  # to type checkers it is any store with versions
         self._types.require("version", "update()")
         return await update(self, agent_id, session_id, fn, attempts=attempts, ttl=ttl)
 
     async def append(
-        self, agent_id: str, session_id: str, messages: Iterable[Any], *, ttl: timedelta | None = None
+        self: KeepsMessages[M],
+        agent_id: str,
+        session_id: str,
+        messages: M | Iterable[M],
+        *,
+        ttl: timedelta | None = None,
     ) -> int:
-        """See `SessionStore.append`."""
+        self = cast("RedisStateStore[Any]", self)  # noqa: PLW0642  # to type checkers it is any store with messages
         self._types.require("messages", "append()")
         session = self._keys.session(agent_id, session_id)
         now = self._clock.now()
-        line = self._codec.encode_batch(list(messages), moment(now))
+        line = self._codec.encode_batch(messages_of(messages), moment(now))
         write = Append(
             b"",
             session.partition.slot,
@@ -324,7 +343,6 @@ class RedisStateStore(Generic[S]):
         return revision.version
 
     async def delete(self, agent_id: str, session_id: str) -> bool:
-        """See `StateStore.delete`."""
         started = perf_counter()
         try:
             partition = self._keys.partition(agent_id, session_id)
@@ -337,11 +355,9 @@ class RedisStateStore(Generic[S]):
         return deleted == 1
 
     async def list(self, agent_id: str, *, limit: int | None = None) -> list[str]:
-        """See `StateStore.list`."""
         started = perf_counter()
         try:
-            if limit is not None and limit < 0:
-                raise ValueError("limit must be 0 or more")
+            check("limit", limit)
             self._keys.agent(agent_id)
             with self._client.operation() as submit:
                 entries = await self._listing.newest(submit, agent_id, limit)
@@ -354,9 +370,8 @@ class RedisStateStore(Generic[S]):
     async def sessions(
         self, agent_id: str, *, limit: int | None = None, before: SessionInfo | datetime | None = None
     ) -> AsyncIterator[SessionInfo]:
-        """See `SessionStore.sessions`."""
-        if limit is not None and limit < 0:
-            raise ValueError("limit must be 0 or more")
+        check("limit", limit)
+        check("before", before)
         if isinstance(before, SessionInfo):
             cursor = Entry(microseconds(before.updated_at), before.session_id.encode())
         else:
@@ -374,19 +389,16 @@ class RedisStateStore(Generic[S]):
                     return
 
     async def count(self, agent_id: str) -> int:
-        """See `SessionStore.count`."""
         self._keys.agent(agent_id)
         with self._client.operation() as submit:
             return len(await self._listing.newest(submit, agent_id, None))
 
     async def exists(self, agent_id: str, session_id: str) -> bool:
-        """See `SessionStore.exists`."""
         partition = self._keys.partition(agent_id, session_id)
         key = partition.state(session_id)
         return bool(await self._client.execute(command(partition.slot, "EXISTS", key, session=key)))
 
     async def touch(self, agent_id: str, session_id: str, *, ttl: timedelta | None = None) -> bool:
-        """See `SessionStore.touch`."""
         left = self._ttl if ttl is None else milliseconds(ttl)
         if left is None:
             raise ValueError("touch() needs a ttl, here or on the store")
@@ -395,24 +407,21 @@ class RedisStateStore(Generic[S]):
         return bool(await self._client.execute(command(partition.slot, "PEXPIRE", key, left, session=key)))
 
     async def delete_agent(self, agent_id: str, *, progress: Callable[[int], None] | None = None) -> int:
-        """See `SessionStore.delete_agent`."""
+        check("progress", progress)
         self._keys.agent(agent_id)
         with self._client.operation() as submit:
             return await self._listing.delete_all(submit, agent_id, progress)
 
     async def agents(self) -> AsyncIterator[str]:
-        """See `SessionStore.agents`."""
         submit = self._client.execute
         async with aclosing(self._listing.agents(submit, partial(self._client.nodes, submit))) as agent_ids:
             async for agent_id in agent_ids:
                 yield agent_id
 
     async def ping(self) -> None:
-        """See `SessionStore.ping`."""
         await self._client.execute(command(None, "PING"))
 
     async def aclose(self) -> None:
-        """See `StateStore.aclose`."""
         await self._client.aclose()
         await self._cleanup.aclose()
         await self._evictions.aclose()

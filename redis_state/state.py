@@ -74,9 +74,23 @@ class SessionInfo(msgspec.Struct, frozen=True):
     updated_at: datetime
 
 
+class HasIds(typing.Protocol):
+    """What every state type has."""
+
+    @property
+    def agent_id(self) -> str:
+        """The agent."""
+        ...
+
+    @property
+    def session_id(self) -> str:
+        """The session."""
+        ...
+
+
 if typing.TYPE_CHECKING:
-    S = TypeVar("S", default=AgentState)
-    T = TypeVar("T", default=AgentState)
+    S = TypeVar("S", bound=HasIds, default=AgentState)
+    T = TypeVar("T", bound=HasIds, default=AgentState)
 else:
     S, T = typing.TypeVar("S"), typing.TypeVar("T")
 

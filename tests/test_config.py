@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 import uuid
 from datetime import timedelta
@@ -14,7 +15,9 @@ from redis.asyncio import Redis
 from redis.credentials import UsernamePasswordCredentialProvider
 
 from redis_state import AgentState, MemoryStateStore, RedisConfig, RedisStateStore, StoreOptions, open_store
+from redis_state.checks import check
 from redis_state.config import parse_url
+from redis_state.limits import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -102,8 +105,53 @@ class TestRedisConfig:
                 for name in ("dial_timeout", "read_timeout", "write_timeout")
                 for value in (0, -1, math.inf, math.nan)
             ),
+            *(
+                ({name: value}, TypeError, name)
+                for name in ("dial_timeout", "read_timeout", "write_timeout")
+                for value in ("3", True, None)
+            ),
+            ({"read_timeout": 10**400}, ValueError, "read_timeout"),
             ({"pool_size": 0}, ValueError, "pool_size"),
+            ({"pool_size": 10_001}, ValueError, "pool_size"),
+            ({"pool_size": 1.0}, TypeError, "pool_size"),
+            ({"pool_size": True}, TypeError, "pool_size"),
             ({"db": -1}, ValueError, "db"),
+            ({"db": 2**31}, ValueError, "db"),
+            ({"db": True}, TypeError, "db"),
+            ({"db": "1"}, TypeError, "db"),
+            *(
+                ({name: value}, TypeError, name)
+                for name in ("cluster", "tls", "tls_verify")
+                for value in ("no", 0, 1, None)
+            ),
+            *(
+                ({name: value}, TypeError, f"{name} must be a string")
+                for name in (
+                    *("username", "password", "unix_socket", "master_name", "sentinel_username", "sentinel_password"),
+                    *("tls_ca_file", "tls_cert_file", "tls_key_file", "key_prefix"),
+                )
+                for value in (5, b"x", False)
+            ),
+            *(
+                ({name: "\udc80"}, ValueError, f"{name} holds a lone surrogate")
+                for name in ("username", "password", "unix_socket", "key_prefix")
+            ),
+            *(
+                ({name: ""}, ValueError, f"{name} must not be empty")
+                for name in ("unix_socket", "master_name", "tls_ca_file")
+            ),
+            ({"credential_provider": "ann"}, TypeError, "credential_provider"),
+            ({"key_prefix": "{a}"}, ValueError, "braces"),
+            ({"addrs": [b"a:1"]}, TypeError, "addrs"),
+            *(
+                ({name: "pw"}, ValueError, f"{name} has no effect")
+                for name in ("sentinel_username", "sentinel_password")
+            ),
+            ({"unix_socket": "/s", "cluster": True}, ValueError, "unix_socket"),
+            ({"unix_socket": "/s", "master_name": "m", "sentinel_addrs": ["s"]}, ValueError, "unix_socket"),
+            ({"cluster": True, "master_name": "m", "sentinel_addrs": ["s"]}, ValueError, "master_name"),
+            ({"unix_socket": "/s", "tls": True}, ValueError, "no TLS"),
+            ({"tls": True, "tls_key_file": "/k.pem"}, ValueError, "tls_cert_file"),
             ({"addrs": []}, ValueError, "addrs"),
             ({"addrs": "localhost:6379"}, TypeError, "addrs"),
             ({"addrs": ("localhost:6379",)}, TypeError, "addrs"),
@@ -124,6 +172,11 @@ class TestRedisConfig:
                     "a:-1",
                     "a:1.5",
                     "ann:pass@a:1",
+                    "a:\u0663",
+                    "a:" + 5000 * "9",
+                    "a\nb",
+                    "a\x1b[31m:1",
+                    "a\u202eb:1",
                 )
             ),
             ({"addrs": ["redis://a:1"]}, ValueError, "host:port"),
@@ -139,6 +192,33 @@ class TestRedisConfig:
         """When the configuration is made, by the name of the field."""
         with pytest.raises(error, match=match):
             RedisConfig(**fields)
+
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            *({name: "/file.pem"} for name in ("tls_ca_file", "tls_cert_file", "tls_key_file")),
+            {"tls_verify": False},
+        ],
+    )
+    @pytest.mark.parametrize(
+        "place",
+        [{}, {"cluster": True}, {"unix_socket": "/s"}, {"master_name": "m", "sentinel_addrs": ["s:1"]}],
+        ids=["plain", "cluster", "unix", "sentinel"],
+    )
+    def test_an_option_of_tls_without_tls_is_refused(self, fields: dict[str, Any], place: dict[str, Any]) -> None:
+        """Who gives one believes that the password goes out encrypted."""
+        (name,) = fields
+        with pytest.raises(ValueError, match=f"{name} has no effect without TLS") as caught:
+            RedisConfig(password=SECRET, **place, **fields)
+        assert SECRET not in str(caught.value)
+        config = RedisConfig(password=SECRET, **place)
+        with pytest.raises(ValueError, match=f"{name} has no effect without TLS"):
+            dataclasses.replace(config, **fields)
+
+    def test_the_default_of_a_check_is_no_wish_for_tls(self) -> None:
+        """A configuration without TLS has `tls_verify=True`, and may be made from another."""
+        assert RedisConfig(tls_verify=True) == RedisConfig() == dataclasses.replace(RedisConfig())
+        assert dataclasses.replace(RedisConfig(), tls=True).tls_verify is True
 
     @pytest.mark.parametrize("address", ["localhost", "10.0.0.1", "[::1]", "[::1]:7000", "a:1", "a-b.example:65535"])
     def test_what_an_address_is(self, address: str) -> None:
@@ -206,7 +286,6 @@ URLS: Final[dict[str, dict[str, Any]]] = {
     "redis+cluster://[::1]:7001,[::1]:7002": {"addrs": ["[::1]:7001", "[::1]:7002"], "cluster": True},
     # Options
     "redis://a?db=4": {"addrs": ["a"], "db": 4},
-    "redis://a/1?db=4": {"addrs": ["a"], "db": 4},
     "redis://a/?key_prefix=app%3Aé%26&pool_size=3": {"addrs": ["a"], "key_prefix": "app:é&", "pool_size": 3},
     "redis://a?key_prefix=": {"addrs": ["a"], "key_prefix": ""},
     "redis://a?dial_timeout=1.5&read_timeout=0.25&write_timeout=2": {
@@ -245,6 +324,20 @@ BAD_URLS: Final = [
         "redis://a?read_timeout=-1",
         "redis://a?read_timeout=inf",
         "redis://a?read_timeout=nan",
+    ),
+    *("redis://a/1?db=5", "redis://a/1?db=1", "redis://a?db=1&db=1", "redis://a?pool_size=1&pool_size=2"),
+    *("redis://a/\u0663", "redis://a?db=\u0663", "redis://a?pool_size=1_0", "redis://a?db=+1", "redis://a?db=%201"),
+    *(
+        "redis://a?db=" + 5000 * "9",
+        "redis://a/" + 5000 * "9",
+        "redis://a?read_timeout=1_0",
+        "redis://a?read_timeout=-0",
+    ),
+    *("redis://a\n", "redis://a\x1b", "redis://a?key_prefix=%7Ba%7D"),
+    *(
+        f"{place}{option}"
+        for place in ("redis://ann:pw@a?", "unix:///s?", "redis+cluster://a?", "redis+sentinel://s/m?")
+        for option in ("tls_verify=true", "tls_verify=false", "tls_ca_file=/ca", "tls_cert_file=/c", "tls_key_file=/k")
     ),
     *(
         "redis://a?read_timeout=3s",
@@ -300,6 +393,16 @@ class TestUrls:
             RedisStateStore.from_url("rediss://a?tls_verify=false")
 
     @pytest.mark.parametrize("open_it", [RedisStateStore.from_url, open_store], ids=["from_url", "open_store"])
+    @pytest.mark.parametrize("url", ["redis://ann:pw@a", "unix:///s", "redis+cluster://a", "redis+sentinel://s/m"])
+    @pytest.mark.parametrize("verify", [True, False])
+    def test_a_keyword_of_tls_without_tls_is_refused(
+        self, url: str, open_it: Callable[..., object], *, verify: bool
+    ) -> None:
+        """As in the URL: whoever wants certificates checked, or not, believes that there are some."""
+        with pytest.raises(ValueError, match=r"tls_verify has no effect without TLS: .*rediss"):
+            open_it(url, tls_verify=verify)
+
+    @pytest.mark.parametrize("open_it", [RedisStateStore.from_url, open_store], ids=["from_url", "open_store"])
     @pytest.mark.parametrize("url", BAD_URLS)
     def test_what_cannot_be_read_is_a_value_error(self, url: str, open_it: Callable[[str], object]) -> None:
         """At once, with a message of one line."""
@@ -313,6 +416,8 @@ class TestUrls:
         ("url", "hint"),
         [
             ("http://a", r"redis\+sentinel://"),
+            ("redis://a/1?db=5", "'db' twice"),
+            ("redis://a?tls_ca_file=/ca", "tls_ca_file has no effect without TLS.*rediss"),
             ("redis://a?unknown=1", "'unknown'.*known are db, key_prefix"),
             ("redis://a?db=one", "'db'"),
             ("redis://a,b", r"redis\+cluster://"),
@@ -457,7 +562,13 @@ class TestOptions:
             ({"ttl": timedelta(seconds=-1)}, ValueError),
             ({"ttl": 60}, TypeError),
             ({"format": "yaml"}, ValueError),
-            ({"format": None}, ValueError),
+            ({"ttl": True}, TypeError),
+            ({"format": None}, TypeError),
+            ({"format": ["json"]}, TypeError),
+            ({"refresh_ttl": 1}, TypeError),
+            ({"refresh_ttl": "no"}, TypeError),
+            ({"refresh_ttl": None}, TypeError),
+            ({"meter_provider": "x"}, TypeError),
         ],
     )
     def test_a_wrong_one_is_refused(self, way: str, option: dict[str, Any], error: type[Exception]) -> None:
@@ -466,18 +577,60 @@ class TestOptions:
         with pytest.raises(error, match=name):
             WAYS[way](**option)
 
-    @pytest.mark.parametrize("way", [way for way in WAYS if "memory" not in way])
-    @pytest.mark.parametrize(("name", "value"), [("partitions", 0), ("partitions", -1), ("replicas", -1)])
-    def test_a_wrong_one_of_a_server_is_refused(self, way: str, name: str, value: int) -> None:
-        """A ValueError by its name."""
-        with pytest.raises(ValueError, match=name):
+    @pytest.mark.parametrize("way", [way for way in WAYS if way != "memory"])
+    @pytest.mark.parametrize(
+        ("name", "value", "error"),
+        [
+            ("partitions", 0, ValueError),
+            ("partitions", -1, ValueError),
+            ("partitions", 4097, ValueError),
+            ("partitions", 10**9, ValueError),
+            ("partitions", 1.5, TypeError),
+            ("partitions", "4", TypeError),
+            ("partitions", True, TypeError),
+            ("partitions", None, TypeError),
+            ("replicas", -1, ValueError),
+            ("replicas", 10**9, ValueError),
+            ("replicas", 1.0, TypeError),
+            ("replicas", True, TypeError),
+            ("logger", "x", TypeError),
+            ("logger", logging, TypeError),
+        ],
+    )
+    def test_a_wrong_one_of_a_server_is_refused(self, way: str, name: str, value: Any, error: type[Exception]) -> None:
+        """By its name; over memory:// too, where it would have no effect."""
+        with pytest.raises(error, match=name):
             WAYS[way](**{name: value})
 
+    @pytest.mark.parametrize("way", ["from_url", "open_store redis", "open_store memory"])
+    @pytest.mark.parametrize("value", ["no", 0, 1])
+    def test_a_check_of_certificates_is_true_or_false(self, way: str, value: Any) -> None:
+        """A word or a number is a TypeError."""
+        with pytest.raises(TypeError, match="tls_verify"):
+            WAYS[way](tls_verify=value)
+
+    def test_every_option_has_a_check(self) -> None:
+        """One for each name, and every default passes."""
+        for name in (*RedisConfig.__dataclass_fields__, *Limits.__dataclass_fields__):
+            check(name, getattr(RedisConfig() if hasattr(RedisConfig(), name) else Limits(), name))
+        for name, value in {"ttl": None, "refresh_ttl": False, "format": "json", "partitions": 1}.items():
+            check(name, value)
+        for name in StoreOptions.__annotations__:
+            with pytest.raises((TypeError, ValueError), match=name):
+                check(name, object())
+
     @pytest.mark.parametrize("name", ["dial_timeout", "read_timeout", "write_timeout"])
-    @pytest.mark.parametrize("value", [0, -1, math.inf, math.nan])
+    @pytest.mark.parametrize("value", [0, -1, math.inf, math.nan, 10**400, 86_401])
     def test_a_wrong_time_for_a_client_is_refused(self, name: str, value: float) -> None:
         """As in a RedisConfig."""
         with pytest.raises(ValueError, match=name):
+            with_a_client(**{name: value})
+
+    @pytest.mark.parametrize("name", ["dial_timeout", "read_timeout", "write_timeout", "pool_size"])
+    @pytest.mark.parametrize("value", ["3", True, None, timedelta(seconds=3)])
+    def test_what_is_no_number_is_refused_for_a_client(self, name: str, value: Any) -> None:
+        """As in a RedisConfig; `True` is no second."""
+        with pytest.raises(TypeError, match=name):
             with_a_client(**{name: value})
 
     @pytest.mark.parametrize("prefix", ["{", "a}b", "{a}:"])
@@ -496,6 +649,20 @@ class TestOptions:
         """It says what it was given."""
         with pytest.raises(TypeError, match=f"key_prefix.*{type(prefix).__name__}"):
             with_a_client(key_prefix=prefix)
+
+
+class TestRepr:
+    @pytest.mark.parametrize("store", [RedisStateStore, MemoryStateStore])
+    def test_a_store_whose_constructor_failed_has_one(self, store: type[Any]) -> None:
+        """A debugger or a log line may show an object that was never finished."""
+        assert repr(object.__new__(store)).startswith(f"<{store.__name__}")
+
+    def test_a_store_that_was_refused_late_has_one(self) -> None:
+        """Wherever its constructor stopped."""
+        store: RedisStateStore[AgentState] = RedisStateStore.__new__(RedisStateStore)
+        with pytest.raises(TypeError, match="client"):
+            store.__init__("redis://")  # pyright: ignore[reportArgumentType]
+        assert repr(store).startswith("<RedisStateStore")
 
 
 class TestOpenStore:

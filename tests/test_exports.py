@@ -82,6 +82,21 @@ def test_everything_public_has_a_docstring(name: str) -> None:
         assert [member for member in members(value) if not documented(value, member)] == []
 
 
+@pytest.mark.parametrize("store", [redis_state.RedisStateStore, redis_state.MemoryStateStore])
+def test_the_specification_stands_where_people_look(store: type[Any]) -> None:
+    """`help()` of a store's operation is what the protocol promises, not where to read it."""
+    operations = [
+        name for name in members(redis_state.StateStore) + members(redis_state.SessionStore) if name[0] != "_"
+    ]
+    assert {"save", "load", "update", "sessions"} <= set(operations)
+    for name in operations:
+        said = inspect.getdoc(getattr(store, name))
+        assert said
+        assert not said.startswith("See ")
+        if name != "aclose":  # in memory it says what becomes of the states
+            assert said == inspect.getdoc(getattr(redis_state.SessionStore, name))
+
+
 @pytest.mark.parametrize("name", redis_state.__all__)
 def test_annotations_of_what_is_public_are_complete(name: str) -> None:
     """Every parameter and every result has a type."""

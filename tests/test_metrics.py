@@ -276,7 +276,7 @@ class TestFailures:
         await fails(store.save(a_state(), if_version=7), VersionConflictError)
         await fails(store.save(a_state(data={"n": float("nan")})), StateEncodeError)
         await fails(store.save(a_state("")), InvalidIdError)
-        await fails(store.save("state"), TypeError)  # pyright: ignore[reportArgumentType]
+        await fails(store.save("state"), TypeError)  # pyright: ignore[reportArgumentType, reportCallIssue, reportUnknownArgumentType]
         await fails(store.load("a1", "nobody"), StateNotFoundError)
         await fails(store.load("", "s1"), InvalidIdError)
         await fails(store.load_many("", ["s1"]), InvalidIdError)

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
-import inspect
+import asyncio
 import re
+import subprocess
+import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 import redis_state
-from redis_state import MemoryStateStore, RedisConfig, RedisStateStore, StoreOptions, metrics
+from redis_state import (
+    AgentState,
+    MemoryStateStore,
+    Message,
+    RedisConfig,
+    RedisStateStore,
+    StateEncodeError,
+    StoreOptions,
+    metrics,
+)
 from redis_state.testing import RedisServer
 
 README = Path(__file__).parent.parent.joinpath("README.md").read_text()
@@ -48,6 +61,21 @@ async def test_the_conditional_saves_run() -> None:
     assert state.data == {"priority": "high", "turns": 1}
 
 
+async def test_many_create_one_session() -> None:
+    """Of twenty that need a session which is not there yet, all get the same one, and none replaces another's."""
+    store = MemoryStateStore()
+    load_or_create = run(block_with("def load_or_create"))["load_or_create"]
+
+    async def work(number: int) -> None:
+        await load_or_create(store, "agent-1", "session-123")
+        await store.append("agent-1", "session-123", [Message(role="user", content=str(number))])
+
+    await asyncio.gather(*map(work, range(20)))
+    state = await store.load("agent-1", "session-123")
+    assert sorted(int(message.content) for message in state.messages) == list(range(20))
+    assert state.version == 21
+
+
 async def test_a_type_of_ones_own_runs(capsys: pytest.CaptureFixture[str]) -> None:
     """A dataclass is kept and comes back."""
     await run(block_with("class Basket"))["shop"]()
@@ -66,9 +94,42 @@ async def test_the_test_of_ones_own_runs() -> None:
     await run(block_with("test_my_agent"))["test_my_agent"]()
 
 
+def test_the_test_of_ones_own_is_collected_as_it_stands(tmp_path: Path) -> None:
+    """In a folder without any settings for pytest."""
+    tmp_path.joinpath("test_it.py").write_text(block_with("test_my_agent"))
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path)]
+    done = subprocess.run([*command, "test_it.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert "1 passed" in done.stdout
+
+
+def test_what_a_field_declares_is_kept() -> None:
+    """As the table says; in a field without a type the same values are refused."""
+
+    class Declared(msgspec.Struct, kw_only=True):
+        agent_id: str = "a"
+        session_id: str = "s"
+        blob: bytes = b"\x00\xff"
+        tags: set[str] = msgspec.field(default_factory=lambda: {"x"})
+        pair: tuple[int, str] = (1, "x")
+        names: dict[int, str] = msgspec.field(default_factory=lambda: {1: "x"})
+        when: datetime = datetime(2026, 1, 1, tzinfo=UTC)
+
+    async def both_ways() -> None:
+        declared = MemoryStateStore(state_type=Declared)
+        await declared.save(Declared())
+        assert await declared.load("a", "s") == Declared()
+        plain = MemoryStateStore()
+        for value in (b"x", {"x"}, (1, "x"), {1: "x"}):
+            with pytest.raises(StateEncodeError):
+                await plain.save(AgentState(agent_id="a", session_id="s", data={"x": value}))
+
+    asyncio.run(both_ways())
+
+
 def test_every_block_is_run() -> None:
     """No block was added that nothing here runs."""
-    assert len(BLOCKS) == 5
+    assert len(BLOCKS) == 6
 
 
 def test_the_tables_name_everything() -> None:
@@ -88,13 +149,6 @@ def test_the_defaults_are_those_of_the_table() -> None:
         row = re.search(rf"^\| `{name}` \| `([^`]*)`", README, re.MULTILINE)
         assert row is not None
         assert row[1].strip('"') == str(getattr(defaults, name))
-
-
-def test_the_map_names_every_file() -> None:
-    """ "How it is built" has a place for each module."""
-    folder = Path(inspect.getfile(redis_state)).parent
-    missing = [path.name for path in folder.glob("*.py") if path.name not in README]
-    assert missing == ["__init__.py"]
 
 
 def test_nothing_is_left_open() -> None:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import uuid
+
 import pytest
 
+from redis_state import AgentState, Message, RedisConfig, RedisStateStore
 from redis_state.errors import ServerRefusedError, StoreUnavailableError
+from redis_state.testing import RedisServer
 from redis_state.transport.replies import (
     AT_ONCE,
     ReplyError,
@@ -75,6 +80,37 @@ def test_any_other_error_is_final(message: str) -> None:
         ("NOPERM ACL failure in script: User reader has no permissions to run the 'set' command", "NOPERM"),
         ("ERR ACL failure in script: User reader has no permissions to access one of the keys", "NOPERM"),
         ("ERR The user executing the script can't run this command: ACL failure in script", "NOPERM"),
+        (
+            (
+                "ERR Error running script (call to f_1): @user_script:1: @user_script: 1: "
+                "The user executing the script can't run this command or subcommand"
+            ),
+            "NOPERM",
+        ),
+        (
+            (
+                "ERR Error running script (call to f_1): @user_script:1: @user_script: 1: "
+                "The user executing the script can't access at least one of the keys mentioned in the command arguments"
+            ),
+            "NOPERM",
+        ),
+        (
+            "ERR The user executing the script can't run this command or subcommand script: 4f26, on @user_script:1.",
+            "NOPERM",
+        ),
+        (
+            (
+                "ERR The user executing the script can't access at least one of the keys mentioned in the command "
+                "arguments script: 4f26, on @user_script:1."
+            ),
+            "NOPERM",
+        ),
+        (
+            "ERR ACL failure in script: User u0 has no permissions to run the 'zadd' command script: on",
+            "NOPERM",
+        ),
+        ("ERR ACL failure in script: No permissions to access a key script: 4f26, on @user_script:1.", "NOPERM"),
+        ("ERR unknown command 'X', with args beginning with: 'ACL failure in script'", "ERR"),
         ("LOADING", "LOADING"),
     ],
 )
@@ -120,6 +156,75 @@ def test_a_value_over_the_limit_and_a_server_that_is_too_old_are_told() -> None:
     """Two errors that both begin with ERR mean something to a user."""
     assert "proto-max-bulk-len" in str(refusal(ReplyError("ERR Protocol error: invalid bulk length")))
     assert "6.2" in str(refusal(ReplyError(f"ERR unknown command 'GETEX', with args beginning with: '{SECRET}'")))
+
+
+@pytest.mark.parametrize(
+    ("message", "told"),
+    [
+        ("NOPERM this user has no permissions to run the 'zadd' command or its subcommand", "ZADD.*[+]zadd"),
+        ("NOPERM User u0 has no permissions to run the 'config|get' command", "CONFIG[|]GET"),
+        ("ERR ACL failure in script: User u0 has no permissions to run the 'pexpire' command script: on", "PEXPIRE"),
+        ("NOPERM this user has no permissions to access one of the keys used as arguments", "key_prefix"),
+        ("NOPERM No permissions to access a key", "key_prefix"),
+        ("ERR The user executing the script can't access at least one of the keys mentioned", "key_prefix"),
+        ("ERR The user executing the script can't run this command or subcommand script: 4f26", "allow the commands"),
+        (f"NOPERM User x has no permissions to run the '{SECRET.upper()}' command", "allow the commands"),
+        (
+            "ERR string exceeds maximum allowed size (proto-max-bulk-len) script: on @user_script:1.",
+            "proto-max-bulk-len",
+        ),
+        (
+            "ERR Error running script (call to f_1): @user_script:1: ERR string exceeds maximum allowed size (512MB)",
+            "proto-max-bulk-len",
+        ),
+        ("ERR Unknown Redis command called from script script: 7ae0", "Redis 6.2 or newer"),
+        ("ERR Unknown command called from script script: on @user_script:1.", "Redis 6.2 or newer"),
+    ],
+)
+def test_a_refusal_says_what_was_forbidden_or_too_large(message: str, told: str) -> None:
+    """In the words of any server, inside of a script or not, by the command's name where the server names it."""
+    error = refusal(ReplyError(message))
+    assert isinstance(error, ServerRefusedError)
+    assert re.search(told, str(error))
+    assert SECRET.lower() not in str(error).lower()
+
+
+def state(session_id: str = "s") -> AgentState:
+    return AgentState(agent_id="a", session_id=session_id)
+
+
+@pytest.mark.parametrize("command", ["zadd", "append"])
+async def test_a_script_that_lacks_a_permission_says_so(redis_server: RedisServer, command: str) -> None:
+    """Of a real server, whichever it is: NOPERM, not ERR."""
+    prefix, user = f"test-{uuid.uuid4().hex}:", f"user-{uuid.uuid4().hex}"
+    redis_server.command("ACL", "SETUSER", user, "on", ">pw", "~*", "&*", "+@all", f"-{command}")
+    config = RedisConfig(addrs=[redis_server.addr], username=user, password="pw", key_prefix=prefix)
+    try:
+        async with (
+            RedisStateStore.from_url(f"{redis_server.url}?key_prefix={prefix}") as whole,
+            RedisStateStore.from_config(config) as half,
+        ):
+            await whole.save(state())
+            try:
+                with pytest.raises(ServerRefusedError, match=r"NOPERM: the user .*allow") as caught:
+                    await half.append("a", "s", [Message(role="user", content="hello")])
+            finally:
+                await whole.delete_agent("a")
+        assert caught.value.code == "NOPERM"
+    finally:
+        redis_server.command("ACL", "DELUSER", user)
+
+
+async def test_an_append_above_the_servers_limit_says_why() -> None:
+    """And what was stored can be loaded as before."""
+    with RedisServer(config={"proto-max-bulk-len": "1mb"}) as server:
+        async with RedisStateStore.from_url(server.url) as store:
+            message = Message(role="user", content="x" * 600_000)
+            await store.save(state())
+            await store.append("a", "s", [message])
+            with pytest.raises(ServerRefusedError, match="proto-max-bulk-len"):
+                await store.append("a", "s", [message])
+            assert (await store.load("a", "s")).messages == [message]
 
 
 def test_what_was_refused_until_its_deadline_is_unavailable_and_says_why() -> None:

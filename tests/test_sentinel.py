@@ -103,7 +103,7 @@ class TestConnecting:
         )
         async with (
             RedisStateStore.from_config(config) as by_config,
-            RedisStateStore.from_url(url_of(system, prefix, db=3)) as by_url,
+            RedisStateStore.from_url(url_of(system, prefix).replace("/0?", "/3?")) as by_url,
         ):
             await by_config.save(state_of("agent", "s", "hello"))
             assert (await by_url.load("agent", "s")).messages[0].content == "hello"

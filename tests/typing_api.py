@@ -41,6 +41,14 @@ class MyState(msgspec.Struct):
     score: float = 0.0
 
 
+class Texts(msgspec.Struct):
+    """Whose messages are texts."""
+
+    agent_id: str
+    session_id: str
+    messages: list[str] = []
+
+
 @dataclass
 class MyData:
     """A dataclass of the user's."""
@@ -98,7 +106,7 @@ def options(client: Redis) -> None:
         "logger": None,
     }
     RedisStateStore(client, key_prefix="p:", dial_timeout=1, **every)
-    RedisStateStore.from_url("redis://", tls_verify=False, **every)
+    RedisStateStore.from_url("rediss://", tls_verify=False, **every)
     open_store("redis://", **every)
     RedisStateStore(client, ttl=60)  # pyright: ignore[reportArgumentType]
     RedisStateStore(client, format="yaml")  # pyright: ignore[reportArgumentType]
@@ -106,6 +114,9 @@ def options(client: Redis) -> None:
     RedisStateStore(client, AgentState)  # pyright: ignore[reportCallIssue]
     RedisStateStore("redis://")  # pyright: ignore[reportArgumentType]
     MemoryStateStore(ttl=60)  # pyright: ignore[reportArgumentType]
+    MemoryStateStore(state_type=dict)  # pyright: ignore[reportArgumentType]
+    RedisStateStore(client, state_type=Message)  # pyright: ignore[reportArgumentType]
+    open_store("memory://", state_type=dict)  # pyright: ignore[reportArgumentType]
     RedisConfig(["localhost:6379"])  # pyright: ignore[reportCallIssue]
     RedisConfig(adrs=["localhost:6379"])  # pyright: ignore[reportCallIssue]
 
@@ -135,9 +146,49 @@ async def operations(store: SessionStore[AgentState], state: AgentState) -> None
     assert_type(await store.aclose(), None)
     async with store as entered:
         assert_type(entered, SessionStore[AgentState])
-    await store.save(MyState("agent-1", "session-123"))  # pyright: ignore[reportArgumentType]
+    await store.save(MyState("agent-1", "session-123"))  # pyright: ignore[reportArgumentType, reportCallIssue]
     await store.save(state, 0)  # pyright: ignore[reportCallIssue]
     await store.list("agent-1", 10)  # pyright: ignore[reportCallIssue]
+
+
+async def one_message_or_several(
+    store: SessionStore[AgentState], redis: RedisStateStore, memory: MemoryStateStore
+) -> None:
+    """Those of the state's type, in anything that can be iterated; and ids that are no text."""
+    message = Message(role="user", content="hi")
+    for each in (store, redis, memory):
+        assert_type(await each.append("agent-1", "session-123", message), int)
+        await each.append("agent-1", "session-123", (message, message))
+        await each.append("agent-1", "session-123", [])
+        await each.append("agent-1", "session-123", (message for _ in range(3)), ttl=timedelta(days=1))
+        await each.append("agent-1", "session-123", "text")  # pyright: ignore[reportArgumentType]
+        await each.append("agent-1", "session-123", [{"role": "user"}])  # pyright: ignore[reportArgumentType]
+        await each.append("agent-1", "session-123", {"role": "user"})  # pyright: ignore[reportArgumentType]
+        await each.load_many("agent-1", {"session-123"})
+        await each.load_many("agent-1", (f"session-{n}" for n in range(3)))
+        await each.load_many("agent-1", "session-123")  # pyright: ignore[reportArgumentType]
+        await each.load_many("agent-1", [1])  # pyright: ignore[reportArgumentType]
+
+
+async def messages_of_the_users_own(texts: SessionStore[Texts], anything: SessionStore[Any]) -> None:
+    """What one message is depends on the state type; a store of anything takes anything."""
+    await texts.append("agent-1", "session-123", "text")
+    await texts.append("agent-1", "session-123", ["text"])
+    await texts.append("agent-1", "session-123", [Message(role="user", content="hi")])  # pyright: ignore[reportArgumentType]
+    await anything.append("agent-1", "session-123", "text")
+    await anything.save(MyState("agent-1", "session-123"), if_version=1)
+
+
+async def what_a_type_lacks(redis: RedisStateStore[MyState], memory: MemoryStateStore[MyState]) -> None:
+    """Neither appended to without messages, nor saved by version without one."""
+    mine: SessionStore[MyState] = redis
+    state = MyState("agent-1", "session-123")
+    for each in (mine, redis, memory):
+        await each.save(state, ttl=timedelta(days=1))
+        await each.save(state, if_version=None)
+        await each.save(state, if_version=1)  # pyright: ignore[reportArgumentType]
+        await each.append("agent-1", "session-123", [])  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+        await each.update("agent-1", "session-123", print)  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
 
 
 async def updates(store: SessionStore[MyData]) -> None:

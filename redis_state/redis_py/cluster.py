@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from redis.asyncio.connection import SSLConnection
+
 from redis_state.redis_py.credentials import on_new_credentials
 from redis_state.redis_py.standalone import close_connection
 
@@ -24,6 +26,7 @@ class NodeServer:
         self._node = node
         self.host = str(node.host)
         self.name = str(node.name)
+        self.tls = issubclass(node.connection_class, SSLConnection)
 
     async def open(self, *, wait: bool) -> OpenedConnection:
         connection = self._node.connection_class(**self._node.connection_kwargs)
@@ -56,6 +59,7 @@ class Cluster:
         self._learned = False
         self._call: Callable[[], None] | None = None
         self.name = ", ".join(sorted(self._map.startup_nodes))
+        self.tls = issubclass(self._map.connection_kwargs["connection_class"], SSLConnection)
 
     def _server(self, node: Any) -> NodeServer:
         server = self._servers.get(node.name)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from redis import exceptions as redis_errors
 from redis.asyncio.sentinel import MasterNotFoundError
 
-from redis_state.errors import ServerRefusedError, StateStoreError, StoreUnavailableError
+from redis_state.errors import ServerRefusedError, StateStoreError, StoreUnavailableError, printable
 from redis_state.redis_py.sentinel import NoPrimaryError
 
 
@@ -33,8 +33,15 @@ class Failure:
         return ServerRefusedError(self.code, self.reason) if self.code else StoreUnavailableError(self.reason)
 
 
-def describe(error: BaseException | None, name: str) -> Failure:  # noqa: C901, PLR0911  # a table of cases
-    """What redis-py's failure to connect means. None stands for a pool without a free connection."""
+def describe(error: BaseException | None, name: str, *, tls: bool) -> Failure:  # noqa: C901, PLR0911  # a table
+    """What redis-py's failure to connect means. None stands for a pool without a free connection.
+
+    Args:
+        error: What redis-py raised.
+        name: The server's name, which may be another server's word.
+        tls: Whether the connection was to be encrypted.
+    """
+    name = printable(name)
     if error is None:
         return Failure(f"the client's pool has no free connection to {name}; raise its max_connections")
     if isinstance(error, redis_errors.AuthenticationError | redis_errors.AuthorizationError):
@@ -54,17 +61,20 @@ def describe(error: BaseException | None, name: str) -> Failure:  # noqa: C901, 
         if "not enabled" in str(error) or "not enabled" in str(error.__cause__):
             return Failure(f"{name} is no cluster; give one address, or a redis:// URL", final=True)
         if error.__cause__ is not None:
-            return describe(error.__cause__, name)
+            return describe(error.__cause__, name, tls=tls)
         return Failure(f"no node of the cluster at {name} can be reached, or slots are not covered")
     if isinstance(error, TimeoutError | redis_errors.TimeoutError):
-        return Failure(f"{name} did not answer in time (dial_timeout, read_timeout)")
+        # A server without TLS takes the handshake for a command that has not ended, and waits for the rest.
+        hint = "; it may not speak TLS, then write redis:// or tls=False" if tls else ""
+        return Failure(f"{name} did not answer in time (dial_timeout, read_timeout){hint}")
     cause = _os_error(error)
     if isinstance(cause, ssl.SSLError):
         return Failure(f"TLS with {name} failed: {_tls_reason(cause)}", final=True)
     if cause is not None and cause.errno:
         reason = os.strerror(cause.errno) if cause.errno > 0 else "its name cannot be resolved"
         if cause.errno == errno.ECONNRESET:
-            reason += "; with TLS this may be for want of a tls_cert_file"
+            hint = "a tls_cert_file may be wanting" if tls else "it may speak TLS, then write rediss:// or tls=True"
+            reason += f"; {hint}"
         return Failure(f"cannot connect to {name}: {reason}")
     return Failure(f"cannot connect to {name}: {type(error).__name__}")
 
@@ -82,4 +92,5 @@ def _os_error(error: BaseException) -> OSError | None:
 def _tls_reason(error: ssl.SSLError) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the certificate is not accepted ({error.verify_message})"
-    return str(error.reason or "the handshake failed").replace("_", " ").lower()
+    reason = str(error.reason or "the handshake failed").replace("_", " ").lower()
+    return f"{reason}; it may not speak TLS, then write redis:// or tls=False" if "wrong version" in reason else reason

@@ -56,7 +56,7 @@ class Sentinels(Sentinel):
                     return host.decode() if isinstance(host, bytes) else host, int(port)
         if reached:
             raise NoPrimaryError(f"no Sentinel knows a primary called {service_name}; check master_name")
-        raise NoPrimaryError("none of the Sentinels can be reached; check sentinel_addrs")
+        raise NoPrimaryError("none of the Sentinels can be reached; check sentinel_addrs and tls")
 
 
 class SentinelPrimary(Standalone):

@@ -6,6 +6,7 @@ import contextlib
 from typing import TYPE_CHECKING, Any
 
 from redis import exceptions as redis_errors
+from redis.asyncio.connection import SSLConnection
 
 from redis_state.errors import ServerRefusedError
 from redis_state.redis_py.credentials import on_new_credentials
@@ -34,6 +35,7 @@ class PooledServer:
         kwargs: dict[str, Any] = self._pool.connection_kwargs
         service = getattr(self._pool, "service_name", None)
         self.host = str(kwargs.get("host", "localhost"))
+        self.tls = issubclass(self._pool.connection_class, SSLConnection)
         if service is not None:
             self.name = f"the primary of {service}"
         else:
@@ -66,6 +68,7 @@ class Standalone:
         self._cluster = cluster
         self._server = PooledServer(client)
         self.name = self._server.name
+        self.tls = self._server.tls
 
     def route(self, slot: int | None) -> PooledServer:
         return self._server

@@ -17,10 +17,12 @@ class Server(Protocol):
     Attributes:
         name: Its address, for messages.
         host: Its host, for redirects that leave it out.
+        tls: Whether connections to it are encrypted.
     """
 
     name: str
     host: str
+    tls: bool
 
     async def open(self, *, wait: bool) -> OpenedConnection:
         """Open a connection, ready for commands; where a pool has none, wait for one or raise `MaxConnectionsError`."""
@@ -52,10 +54,12 @@ class Topology(Protocol):
 
     Attributes:
         name: What it leads to, for messages.
+        tls: Whether connections are encrypted.
         is_cluster: Whether slots are spread over servers, so that routes have to be learned.
     """
 
     name: str
+    tls: bool
 
     @property
     def is_cluster(self) -> bool: ...

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from redis.exceptions import MaxConnectionsError
 
+from redis_state.errors import printable
 from redis_state.redis_py.failure import Failure, describe
 from redis_state.redis_py.topology import detach_transport
 from redis_state.transport.connection import Connection
@@ -169,14 +170,14 @@ class NodePool:
         except MaxConnectionsError:
             if self.connections:
                 self.limit = len(self.connections)  # the caller's pool is smaller than was asked for
-            return describe(None, server.name)
+            return describe(None, server.name, tls=server.tls)
         except Exception as error:  # noqa: BLE001  # redis-py raises its own errors, OSError, ssl's and asyncio's
-            return describe(error, server.name)
+            return describe(error, server.name, tls=server.tls)
         if self._closed:  # the node has gone while this was under way
             await server.close(opened)
             return None
         self.connections.append(Connection(self, opened, detach_transport(opened)))
-        self.log.debug("connected to %s, %d of %d", server.name, len(self.connections), self.limit)
+        self.log.debug("connected to %s, %d of %d", printable(server.name), len(self.connections), self.limit)
         self._owner.opened(self)
         return None
 

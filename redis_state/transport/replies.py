@@ -9,8 +9,20 @@ from typing import Final
 
 from redis_state.errors import ServerRefusedError, StateStoreError, StoreUnavailableError
 
+# Redis 6.2 wraps what a command in a script replied, and twice what it refused by itself.
 _IN_SCRIPT: Final = re.compile(r"@?user_script:\d+: (?:@user_script: \d+: )?-?([A-Z]+) ")
 _REDIRECTION: Final = re.compile(r"(\d{1,5}) ([\x21-\x7e]{0,255}):(\d{1,5})").fullmatch
+# A permission that is wanting inside a script has the code ERR: up to Redis 7.0 with the first words, then the second.
+_NOPERM_IN_SCRIPT: Final = re.compile(
+    r"(?:Error running script \(call to \w+\): (?:@user_script: ?\d+: )+)?"
+    r"(?:The user executing the script can't |ACL failure in script)"
+).match
+_FORBIDDEN_COMMAND: Final = re.compile(r"to run the '([a-z][a-z|-]{0,40})' command").search
+_FORBIDDEN_KEY: Final = re.compile(
+    r"[Nn]o permissions to access (?:one of the keys|a key)|can't access at least one"
+).search
+_UNKNOWN_COMMAND: Final = re.compile(r"unknown (?:redis )?command", re.IGNORECASE).search
+_TOO_LONG: Final = re.compile(r"string exceeds maximum allowed size").search
 AT_ONCE: Final = 2  # attempts after which the next is made without delay
 _SAFE_CODE: Final = re.compile(r"[A-Z]{2,20}").fullmatch
 
@@ -31,10 +43,11 @@ class ReplyError:
 
     def __init__(self, message: str) -> None:
         self.code, _, self.text = message.partition(" ")
-        if "ACL failure in script" in self.text:
-            self.code = "NOPERM"
-        elif self.code == "ERR" and (inner := _IN_SCRIPT.search(self.text)):
-            self.code = inner[1]  # Redis 6.2 wraps what a command in a script replied
+        if self.code == "ERR":
+            if _NOPERM_IN_SCRIPT(self.text):
+                self.code = "NOPERM"
+            elif inner := _IN_SCRIPT.search(self.text):
+                self.code = inner[1]
 
 
 class Verdict(Enum):
@@ -103,9 +116,26 @@ def refusal(error: ReplyError, *, stored: bool = False, what: str = "") -> State
     if classify(error) is Verdict.DISCONNECTED:
         return ServerRefusedError("ERR", "a value is over the server's limit (proto-max-bulk-len)")
     code = error.code if _SAFE_CODE(error.code) else "ERR"
-    if code == "ERR" and "unknown command" in error.text:
-        return ServerRefusedError(code, "it lacks a command; Redis 6.2 or newer is needed")
-    return ServerRefusedError(code, _HINTS.get(code, ""), stored=stored, what=what)
+    return ServerRefusedError(code, _hint(code, error.text), stored=stored, what=what)
+
+
+def _hint(code: str, text: str) -> str:
+    """What is wrong and what to do, in words that quote nothing but the name of a command."""
+    if code == "ERR":
+        if _UNKNOWN_COMMAND(text):
+            return "it lacks a command; Redis 6.2 or newer is needed"
+        if _TOO_LONG(text):
+            return "the state would be over the server's limit for one value (proto-max-bulk-len, 512 MB by default)"
+    if code == "NOPERM":
+        if command := _FORBIDDEN_COMMAND(text):
+            return (
+                f"the user lacks the permission to run {command[1].upper()}; allow it (ACL SETUSER ... +{command[1]})"
+            )
+        if _FORBIDDEN_KEY(text):
+            return (
+                "the user lacks the permission for a key; allow the keys of this store (ACL SETUSER ... ~key_prefix*)"
+            )
+    return _HINTS.get(code, "")
 
 
 def exhausted(why: str) -> StateStoreError:

@@ -120,5 +120,5 @@ class Routes:
             async with asyncio.timeout(self._timeout):
                 await self.topology.learn(failed)
         except Exception as error:  # noqa: BLE001  # redis-py raises its own errors, OSError, ssl's and asyncio's
-            return describe(error, self.topology.name)
+            return describe(error, self.topology.name, tls=self.topology.tls)
         return None

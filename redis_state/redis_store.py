@@ -26,7 +26,6 @@ from redis_state.keys import Keys, Partition, Session
 from redis_state.limits import Limits
 from redis_state.listing import Entry, Listing, Submit
 from redis_state.metrics import Metrics
-from redis_state.optimistic import update
 from redis_state.options import StoreOptions, check_options
 from redis_state.partitions import check_partitions
 from redis_state.protocol import Ids, KeepsMessages, KeepsVersions, M, SessionStore
@@ -36,6 +35,7 @@ from redis_state.scripts import REPAIR
 from redis_state.state import AgentState, S, SessionInfo, Stamp, StateType, T
 from redis_state.transport.client import Client
 from redis_state.transport.request import Replay, Request, command
+from redis_state.update import Lines, update
 from redis_state.writes import Append, Save
 
 _AT_A_TIME: Final = 10  # commands of one `load_many` in flight
@@ -88,6 +88,7 @@ class RedisStateStore(SessionStore[S]):
         self._listing = Listing(self._keys, self._evictions)
         self._cleanup = Cleanup(self._check_index)
         self._clock = Clock()
+        self._lines = Lines()
         self._write_ids = revisions.write_ids()
 
     @classmethod
@@ -311,7 +312,7 @@ class RedisStateStore(SessionStore[S]):
     ) -> S:
         self = cast("RedisStateStore[Any]", self)  # noqa: PLW0642  # to type checkers it is any store with versions
         self._types.require("version", "update()")
-        return await update(self, agent_id, session_id, fn, attempts=attempts, ttl=ttl)
+        return await update(self, self._lines, agent_id, session_id, fn, attempts=attempts, ttl=ttl)
 
     async def append(
         self: KeepsMessages[M],

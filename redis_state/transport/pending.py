@@ -100,8 +100,9 @@ class PendingRequests:
                 due.append(request)
             else:
                 following = min(following, deadline)
-                if deadline > now + self._spread:
-                    break  # whatever was added later has time as well
+                if deadline > now + self._spread:  # whatever was added later has time as well, but perhaps less
+                    following = min(following, deadline - self._spread)
+                    break
         for request in due:
             self.settle(request, error=overdue(request, self._replicas))
         return following

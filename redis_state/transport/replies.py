@@ -11,6 +11,8 @@ from redis_state.errors import ServerRefusedError, StateStoreError, StoreUnavail
 
 # Redis 6.2 wraps what a command in a script replied, and twice what it refused by itself.
 _IN_SCRIPT: Final = re.compile(r"@?user_script:\d+: (?:@user_script: \d+: )?-?([A-Z]+) ")
+# As TRYAGAIN, to a script that computes its keys while their slot is being moved; Redis 8 has words of its own.
+_MOVING: Final = re.compile(r"access a non local key|undeclared keys were accessed during rehashing").search
 _REDIRECTION: Final = re.compile(r"(\d{1,5}) ([\x21-\x7e]{0,255}):(\d{1,5})").fullmatch
 # A permission that is wanting inside a script has the code ERR: up to Redis 7.0 with the first words, then the second.
 _NOPERM_IN_SCRIPT: Final = re.compile(
@@ -94,8 +96,8 @@ def classify(error: ReplyError) -> Verdict:
         return Verdict.DISCONNECTED
     if error.code == "ERR" and error.text.startswith("max number of clients"):
         return Verdict.ELSEWHERE
-    if error.code == "ERR" and "access a non local key" in error.text:
-        return Verdict.LATER  # what TRYAGAIN says where a script computes its keys: the slot is being moved
+    if error.code == "ERR" and _MOVING(error.text):
+        return Verdict.LATER
     return _VERDICTS.get(error.code, Verdict.REFUSED)
 
 

@@ -7,6 +7,7 @@ StateStoreError
 │  ├─ InvalidIdError (also a ValueError)
 │  ├─ StateEncodeError
 │  ├─ StateDecodeError
+│  ├─ StateTooLargeError
 │  ├─ StoreClosedError
 │  ├─ ForeignLoopError
 │  └─ PartitionsMismatchError (also a ValueError)
@@ -95,6 +96,20 @@ class StateDecodeError(StateStoreError):
         self.session_id = session_id
 
 
+class StateTooLargeError(StateStoreError):
+    """Raised when a state would be larger than the store's `max_state_bytes`. Nothing was written.
+
+    Attributes:
+        size: How many bytes it would have.
+        limit: How many it may have.
+    """
+
+    def __init__(self, size: int, limit: int) -> None:
+        super().__init__(f"the state would have {size} bytes; max_state_bytes allows {limit}")
+        self.size = size
+        self.limit = limit
+
+
 class StoreClosedError(StateStoreError):
     """Raised when a closed store is used. Open another one."""
 
@@ -136,15 +151,20 @@ class OutcomeUnknownError(StateStoreError):
 
 
 class ServerRefusedError(StateStoreError):
-    """Raised when the server refused an operation. Nothing was written.
+    """Raised when the server refused an operation. Nothing was written, unless `stored` says so.
 
     Attributes:
         code: The first word of the server's reply, such as ``OOM``, ``NOPERM`` or ``WRONGTYPE``.
+        hint: What to do about it, empty where that is not known.
+        stored: Whether the state was stored all the same: only its place in the agent's list or its expiry was refused.
     """
 
-    def __init__(self, code: str, hint: str) -> None:
-        super().__init__(f"the server refused with {code}: {hint}" if hint else f"the server refused with {code}")
+    def __init__(self, code: str, hint: str, *, stored: bool = False) -> None:
+        refused = "stored the state but then refused" if stored else "refused"
+        super().__init__(f"the server {refused} with {code}" + (f": {hint}" if hint else ""))
         self.code = code
+        self.hint = hint
+        self.stored = stored
 
 
 class NotReplicatedError(StateStoreError):

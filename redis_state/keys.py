@@ -17,8 +17,8 @@ from urllib.parse import unquote
 
 from redis.crc import key_slot
 
+from redis_state.codec.revision import UNKNOWN, Origin
 from redis_state.errors import InvalidIdError
-from redis_state.revision import UNKNOWN, Origin
 
 MAX_ID_BYTES: Final = 512
 _CACHED_AGENTS: Final = 4096

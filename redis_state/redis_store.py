@@ -13,9 +13,10 @@ from typing import Any, Final, Generic, Self, Unpack
 
 from redis.asyncio import Redis, RedisCluster
 
-from redis_state import revision as revisions
-from redis_state.clock import Clock, microseconds, milliseconds, moment
-from redis_state.codec import Codec
+from redis_state.clock import Clock, microseconds, milliseconds
+from redis_state.codec import Codec, Stamp, StateType
+from redis_state.codec import revision as revisions
+from redis_state.codec.write_ids import write_ids
 from redis_state.config import RedisConfig, connect, parse_url
 from redis_state.connect import Router, router_of
 from redis_state.errors import ServerRefusedError, StateNotFoundError
@@ -27,8 +28,7 @@ from redis_state.metrics import Metrics
 from redis_state.operation import Operation, Replay, command
 from redis_state.optimistic import update
 from redis_state.options import StoreOptions, check_options
-from redis_state.pieces import LARGE, Pieces
-from redis_state.state import AgentState, S, SessionInfo, Stamp, StateType, T
+from redis_state.state import AgentState, S, SessionInfo, T
 from redis_state.sweeper import Sweeper
 from redis_state.writes import Append, Save
 
@@ -68,7 +68,6 @@ class RedisStateStore(Generic[S]):
         check_options(options)
         self._types = StateType(state_type)
         self._codec = Codec(self._types, options.get("format", "json"))
-        self._pieces = Pieces(self._types, self._codec) if Pieces.suit(self._types) else None
         self._keys = Keys(key_prefix, options.get("partitions", 1))
         self._ttl = milliseconds(options.get("ttl"))
         self._refresh_ttl = options.get("refresh_ttl", False)
@@ -79,7 +78,7 @@ class RedisStateStore(Generic[S]):
         self._listing = Listing(self._link.submit, self._keys, self._codec.time_of)
         self._sweeper = Sweeper(self._listing.sweep)
         self._clock = Clock()
-        self._write_ids = revisions.write_ids()
+        self._write_ids = write_ids()
 
     @classmethod
     def from_config(
@@ -186,7 +185,10 @@ class RedisStateStore(Generic[S]):
                     await self._link.execute(command(write.slot, "ZREM", session.partition.index, session.session_id))
                 raise
         except BaseException as error:
-            stamp.drop()
+            if isinstance(error, ServerRefusedError) and error.stored:
+                stamp.keep(write.revision)
+            else:
+                stamp.drop()
             self._metrics.save.failed(started, error)
             raise
         stamp.keep(revision)
@@ -206,10 +208,7 @@ class RedisStateStore(Generic[S]):
             value = await self._link.execute(op)
             if value is None:
                 raise StateNotFoundError(agent_id, session_id)
-            if len(value) > LARGE and self._pieces is not None:
-                state, origin = await self._pieces.decode(value, agent_id, session_id)
-            else:
-                state, origin = self._codec.decode(value, agent_id, session_id)
+            state, origin = self._codec.decode(value, agent_id, session_id)
             self._types.adopt(state, origin)
         except BaseException as error:
             self._metrics.load.failed(started, error)
@@ -246,10 +245,7 @@ class RedisStateStore(Generic[S]):
                 if number % _MGET == 0:
                     await asyncio.sleep(0)  # others have their turn
                 if value is not None:
-                    if len(value) > LARGE and self._pieces is not None:
-                        found[session_id], origin = await self._pieces.decode(value, agent_id, session_id)
-                    else:
-                        found[session_id], origin = self._codec.decode(value, agent_id, session_id)
+                    found[session_id], origin = self._codec.decode(value, agent_id, session_id)
                     self._types.adopt(found[session_id], origin)
         except BaseException as error:
             self._metrics.load.failed(started, error)
@@ -277,7 +273,7 @@ class RedisStateStore(Generic[S]):
         self._types.require("messages", "append()")
         session = self._keys.session(agent_id, session_id)
         now = self._clock.now()
-        line = self._codec.encode_batch(list(messages), moment(now))
+        line = self._codec.encode_line(list(messages))
         write = Append(
             b"",
             session.partition.slot,

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from redis_state import revision as revisions
-from redis_state.codec import Codec
-from redis_state.errors import OutcomeUnknownError, StateDecodeError, StateNotFoundError, VersionConflictError
+from redis_state.codec import MAX_STATE_BYTES, UNKNOWN, Codec, Origin, Revision
+from redis_state.codec import revision as revisions
+from redis_state.errors import (
+    OutcomeUnknownError,
+    ServerRefusedError,
+    StateDecodeError,
+    StateEncodeError,
+    StateNotFoundError,
+    StateTooLargeError,
+    VersionConflictError,
+)
 from redis_state.keys import Partition, Session, bulk
 from redis_state.operation import EXEC, MULTI, Argument, Operation, pack
 from redis_state.replies import ReplyError, refusal
-from redis_state.revision import UNKNOWN, Origin, Revision
 from redis_state.scripts import APPEND, DELETE, SAVE, Script
 
 # MULTI, SET key document [options], ZADD index score member, EXEC. To format them at once takes half the time of
@@ -100,7 +107,7 @@ class Save(_Write, kw_only=True):
         if self.script is None:
             for each in reply:
                 if type(each) is ReplyError:
-                    raise refusal(each)
+                    raise refusal(each) if each is reply[0] else _stored_but(each)
             return self.revision
         if reply[0] == b"conflict":
             raise VersionConflictError(self.expected or 0, int(reply[1]))
@@ -115,16 +122,18 @@ class Append(_Write, kw_only=True):
     """One append: a script. Without a ttl the state's expiry stays as it is.
 
     Attributes:
-        line: The batch up to its revision.
+        line: The line up to its revision.
         write_id: The id of this write.
+        max_state_bytes: How large the value may become.
     """
 
     line: bytes
     write_id: bytes
+    max_state_bytes: int = MAX_STATE_BYTES
 
     def become_script(self) -> None:
         """Append once, however often this is sent."""
-        self.call_write(APPEND, self.line, self.write_id)
+        self.call_write(APPEND, self.line, self.write_id, self.max_state_bytes)
 
     def outcome(self, reply: list[Any]) -> Revision:
         """The session's version now, and this write."""
@@ -134,7 +143,13 @@ class Append(_Write, kw_only=True):
             raise OutcomeUnknownError("the append was sent, its reply was lost, and what is stored now does not tell")
         if reply[0] == b"foreign":
             raise _foreign(self.session, "it has no version to count up")
-        return revisions.make(int(reply[1]), self.write_id, looked=True)
+        if reply[0] == b"full":
+            raise StateEncodeError("$.version", "it is the last one, 2**53 - 1")
+        if reply[0] == b"large":
+            raise StateTooLargeError(int(reply[1]), self.max_state_bytes)
+        if reply[0] == b"stored":
+            raise _stored_but(ReplyError(reply[1].decode(errors="replace")))
+        return revisions.make(int(reply[1]), self.write_id, guarded=True)
 
 
 class Delete(Operation, kw_only=True):
@@ -167,6 +182,13 @@ class Delete(Operation, kw_only=True):
                 raise refusal(each)
         states, entries = reply
         return states, entries
+
+
+def _stored_but(error: ReplyError) -> ServerRefusedError:
+    """The error for a state that was stored and whose place in the list, or whose expiry, was refused."""
+    refused = refusal(error)
+    assert isinstance(refused, ServerRefusedError)
+    return ServerRefusedError(refused.code, refused.hint, stored=True)
 
 
 def _foreign(session: Session, reason: str) -> StateDecodeError:

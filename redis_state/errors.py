@@ -155,15 +155,13 @@ class ServerRefusedError(StateStoreError):
 
     Attributes:
         code: The first word of the server's reply, such as ``OOM``, ``NOPERM`` or ``WRONGTYPE``.
-        hint: What to do about it, empty where that is not known.
         stored: Whether the state was stored all the same: only its place in the agent's list or its expiry was refused.
     """
 
     def __init__(self, code: str, hint: str, *, stored: bool = False) -> None:
-        refused = "stored the state but then refused" if stored else "refused"
-        super().__init__(f"the server {refused} with {code}" + (f": {hint}" if hint else ""))
+        but = " after the state was stored" if stored else ""
+        super().__init__(f"the server refused with {code}{but}" + (f": {hint}" if hint else ""))
         self.code = code
-        self.hint = hint
         self.stored = stored
 
 

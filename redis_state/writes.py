@@ -187,8 +187,8 @@ class Delete(Operation, kw_only=True):
 def _stored_but(error: ReplyError) -> ServerRefusedError:
     """The error for a state that was stored and whose place in the list, or whose expiry, was refused."""
     refused = refusal(error)
-    assert isinstance(refused, ServerRefusedError)
-    return ServerRefusedError(refused.code, refused.hint, stored=True)
+    code = refused.code if isinstance(refused, ServerRefusedError) else "ERR"
+    return ServerRefusedError(code, str(refused).partition(": ")[2], stored=True)
 
 
 def _foreign(session: Session, reason: str) -> StateDecodeError:

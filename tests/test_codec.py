@@ -186,9 +186,9 @@ def cyclic() -> Any:
     return value
 
 
-def deep_in_the_stack(frames: int, call: Callable[[], Any]) -> Any:
+def deep_in_the_stack(frames: int, call: Callable[..., Any], *args: Any) -> Any:
     """Call something with so many frames around it."""
-    return call() if frames == 0 else deep_in_the_stack(frames - 1, call)
+    return call(*args) if frames == 0 else deep_in_the_stack(frames - 1, call, *args)
 
 
 REFUSED: Final = [
@@ -301,21 +301,21 @@ class TestRefusals:
             state = a_state(context={"deep": nested(depth, kind)})
             for frames in (0, 400, 800):
                 if is_fit:
-                    value = deep_in_the_stack(frames, lambda: stored(state, format))
-                    assert deep_in_the_stack(900 - frames, lambda: codec.decode(value, "a", "s")[0]) == state
+                    value = deep_in_the_stack(frames, stored, state, format)
+                    assert deep_in_the_stack(900 - frames, codec.decode, value, "a", "s")[0] == state
                 else:
                     with pytest.raises(StateEncodeError, match=r"\$\.context\.deep.*200 levels"):
-                        deep_in_the_stack(frames, lambda: stored(state, format))
+                        deep_in_the_stack(frames, stored, state, format)
 
     @pytest.mark.parametrize("format", FORMATS)
     def test_what_is_stored_deeper_than_200_levels_is_no_state(self, format: Format) -> None:
         """Though msgspec could read it."""
         encode: Any = {"json": msgspec.json.encode, "msgpack": msgspec.msgpack.encode}[format]
-        document = {"agent_id": "a", "session_id": "s", "context": {"deep": nested(250, "list")}, "_rev": "1-AAAAAA.:013"}
-        value = encode(document)
+        context = {"deep": nested(250, "list")}
+        value = encode({"agent_id": "a", "session_id": "s", "context": context, "_rev": "1-AAAAAA.:013"})
         for frames in (0, 800):
             with pytest.raises(StateDecodeError, match="200 levels"):
-                deep_in_the_stack(frames, lambda: CODECS[format].decode(value, "a", "s"))
+                deep_in_the_stack(frames, CODECS[format].decode, value, "a", "s")
 
 
 class Strict(msgspec.Struct, forbid_unknown_fields=True):

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from redis_state.codec import UNKNOWN, Revision
 from redis_state.keys import Keys
 from redis_state.operation import Argument, Operation, Replay, command, pack
-from redis_state.revision import UNKNOWN, Revision
 from redis_state.scripts import APPEND, DELETE, REPAIR, SAVE, Script
 from redis_state.writes import Delete, Save
 
@@ -67,7 +67,7 @@ def test_a_save_is_one_block(session_id: str, ttl: int | None, fresh: bool) -> N
     """State and index between MULTI and EXEC, with an expiry and a look at what was there where they are asked for."""
     op = a_save(session_id, ttl=ttl)
     op.become_block(fresh=fresh)
-    document = b'{"agent_id":"a","_rev":"4-CCCCCC.BBBBBB,"}'
+    document = b'{"agent_id":"a","_rev":"4-CCCCCC.BBBBBB,:020"}'
     options = [b"PX", b"%d" % ttl] if ttl is not None else []
     place = [b"1234567890123456", session_id.encode()]
     assert parsed(op.payload) == [

@@ -146,7 +146,7 @@ class TestIds:
 
     def test_they_come_from_the_operating_system(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """So a test that hands in bytes replays them."""
-        monkeypatch.setattr(os, "urandom", lambda size: bytes(size))  # pyright: ignore[reportUnknownArgumentType, reportUnknownLambdaType]
+        monkeypatch.setattr(os, "urandom", bytes)
         assert list(islice(write_ids(), 200)) == [b"AAAAAA"] * 200
 
     def test_a_forked_child_draws_its_own(self) -> None:

@@ -90,8 +90,8 @@ def document(format: Format, text: bytes) -> bytes:
     return b'%b%b"}' % (JSON_BODY, text) if format == "json" else b"%b\0%c%b" % (MSGPACK_BODY, len(text), text)
 
 
-def plain(state: AgentState) -> Any:
-    """All that a state holds."""
+def plain(state: AgentState | Message) -> Any:
+    """All that it holds."""
     return msgspec.to_builtins(state)
 
 

@@ -10,7 +10,10 @@ import threading
 import types
 import typing
 from collections.abc import Callable, Iterable
+from datetime import date, datetime, timedelta
+from decimal import Decimal
 from typing import Any, Final, TypeVar, cast
+from uuid import UUID
 
 import msgspec
 
@@ -19,6 +22,7 @@ Check = Callable[[Any], bool]
 
 LEVELS: Final = 200  # the document is the first
 FLAT: Final = frozenset({str, int, float, bool, type(None)})
+_FLAT_TYPES: Final = frozenset({*FLAT, bytes, datetime, date, timedelta, UUID, Decimal})
 
 
 class TooDeepError(ValueError):
@@ -65,7 +69,7 @@ def compile_nesting_check(declared: Any) -> Check:
         text = "\n".join(["def check(value):", *_indented(lines), " return True"])
         scope: dict[str, Any] = {}
         exec(text, source.names, scope)  # noqa: S102  # made of the names of types and fields
-    except (SyntaxError, RecursionError):
+    except (TypeError, SyntaxError, RecursionError):
         return fits
     return scope["check"]
 
@@ -105,8 +109,6 @@ class _Source:
         """Statements that return False where a value is too deep; none where its type is flat enough."""
         origin = typing.get_origin(declared) or declared
         arguments = typing.get_args(declared)
-        if origin is typing.Annotated:
-            return self.lines(arguments[0], value, levels)
         if origin in (typing.Union, types.UnionType):
             return self._union(arguments, value, levels)
         if origin is list and arguments:
@@ -115,10 +117,8 @@ class _Source:
             return self._each(arguments[1], value, f"{value}.values()", levels)
         if isinstance(declared, type) and issubclass(declared, msgspec.Struct) and declared not in self._around:
             return self._struct(declared, value, levels)
-        if isinstance(declared, type) and declared.__module__ in {"builtins", "datetime", "uuid", "decimal"}:
-            if declared not in {list, dict, tuple, set, frozenset, object}:
-                return []
-            return [f"if {value} and not fits({value}, {levels}): return False"]
+        if declared in _FLAT_TYPES:
+            return []
         return [f"if type({value}) not in FLAT and not fits({value}, {levels}): return False"]
 
     def _union(self, declared: tuple[Any, ...], value: str, levels: int) -> list[str]:

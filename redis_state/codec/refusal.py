@@ -74,9 +74,9 @@ def too_deep(value: Any, path: str = "$", levels: int = LEVELS) -> StateEncodeEr
 
 def lost_attribute(value: Any) -> str | None:
     """The name of an attribute that is no field, None where there is none. What can be computed anew is none."""
-    names = _names(value)
+    names, cls = _names(value), cast("type[Any]", type(value))
     for name in getattr(value, "__dict__", ()):
-        if name in names or name.startswith(NOTE) or isinstance(getattr(type(value), name, None), cached_property):
+        if name in names or name.startswith(NOTE) or isinstance(getattr(cls, name, None), cached_property):
             continue
         return name
     return None
@@ -116,27 +116,34 @@ def _inside(found: _Found, step: str) -> _Found:
 
 
 def _difference(saved: Any, loaded: Any) -> _Found | None:
-    kind = type(saved)
+    kind: type[Any] = type(saved)  # pyright: ignore[reportUnknownVariableType]
     if kind is str or kind in _FLAT:
         return None if saved == loaded else _changed(saved, loaded)
     if isinstance(saved, dict):
         return _difference_of_dicts(cast("dict[Any, Any]", saved), loaded)
     if isinstance(saved, (list, tuple)):
         return _difference_of_lists(cast("list[Any]", saved), loaded)
-    if names := _names(saved):
-        if type(loaded) is not kind:
-            return _changed(saved, loaded)
-        for name in names:
-            if found := _difference(getattr(saved, name), getattr(loaded, name)):
-                return _inside(found, f".{name}")
-        if (lost := lost_attribute(saved)) is not None:
-            return [_step(lost)], f"it is no field of {kind.__name__}"
-        return None
+    if _names(saved):
+        return _difference_of_objects(saved, loaded)
+    return None if _equal(saved, loaded) else _changed(saved, loaded)
+
+
+def _equal(saved: Any, loaded: Any) -> bool:
     try:
-        same = bool(saved == loaded)
+        return bool(saved == loaded)
     except Exception:  # noqa: BLE001  # a comparison of the user's
-        same = False
-    return None if same else _changed(saved, loaded)
+        return False
+
+
+def _difference_of_objects(saved: Any, loaded: Any) -> _Found | None:
+    if type(loaded) is not type(saved):
+        return _changed(saved, loaded)
+    for name in _names(saved):
+        if found := _difference(getattr(saved, name), getattr(loaded, name)):
+            return _inside(found, f".{name}")
+    if (lost := lost_attribute(saved)) is not None:
+        return [_step(lost)], f"it is no field of {type(saved).__name__}"
+    return None
 
 
 def _difference_of_dicts(saved: dict[Any, Any], loaded: Any) -> _Found | None:
@@ -173,24 +180,20 @@ def _changed(saved: Any, loaded: Any) -> _Found:
 
 def _unencodable(encoder: Encoder, value: Any) -> _Found | None:
     """The first place that cannot be encoded: containers are looked into, only what is none is encoded."""
-    kind = type(value)
+    kind: type[Any] = type(value)  # pyright: ignore[reportUnknownVariableType]
     if kind is bool or value is None or (kind is int and _MIN_INT <= value <= _MAX_INT):
         return None
     if isinstance(value, dict):
         return _unencodable_in_dict(encoder, cast("dict[Any, Any]", value))
-    if isinstance(value, (list, tuple)):
-        for number, child in enumerate(cast("list[Any]", value)):
-            if found := _unencodable(encoder, child):
-                return _inside(found, f"[{number}]")
-        return None
-    if names := _names(value):
-        for name in names:
-            if not hasattr(value, name):
-                return [f".{name}"], "this field was deleted"
-            if found := _unencodable(encoder, getattr(value, name)):
-                return _inside(found, f".{name}")
-        return None
-    return _unencodable_leaf(encoder, value, value)
+    if not isinstance(value, (list, tuple)) and not _names(value):
+        return _unencodable_leaf(encoder, value, value)
+    for name in _names(value):
+        if not hasattr(cast("Any", value), name):
+            return [f".{name}"], "this field was deleted"
+    for step, child in fields(value):
+        if found := _unencodable(encoder, child):
+            return _inside(found, step)
+    return None
 
 
 def _unencodable_in_dict(encoder: Encoder, value: dict[Any, Any]) -> _Found | None:

@@ -17,6 +17,8 @@ HISTORY: Final = 16  # writes that a revision remembers; scripts/revision.lua sa
 MAX_VERSION: Final = 2**53 - 1  # up to there Lua's numbers are exact
 SIZE: Final = 4  # bytes: a colon, and how long the text is
 _ENTRY: Final = ID + 1
+_KEY_ID: Final = 16  # letters of an id that comes from a caller's key
+_SIGNS: Final = (b",", b".", b"")
 _OPENING: Final = b'"_rev":"'
 _FIELD: Final = b',"_rev":"'
 _FIELD_OF: Final = _FIELD + b"%d-"  # a version
@@ -58,7 +60,7 @@ class Revision(msgspec.Struct, frozen=True):
     @property
     def newest(self) -> bytes:
         """The id of the latest write; empty where there is none."""
-        return self.ids[:ID] if b"=" not in self.ids else _WRITES.match(self.ids)[1]  # pyright: ignore[reportOptionalSubscript]
+        return self.ids[: ID if self.ids[ID : ID + 1] in _SIGNS else _KEY_ID]
 
 
 UNKNOWN: Final = Revision(0)

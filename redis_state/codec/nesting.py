@@ -6,6 +6,7 @@ shallow one must be loaded from a deep one.
 
 from __future__ import annotations
 
+import re
 import threading
 import types
 import typing
@@ -23,6 +24,9 @@ Check = Callable[[Any], bool]
 LEVELS: Final = 200  # the document is the first
 FLAT: Final = frozenset({str, int, float, bool, type(None)})
 _FLAT_TYPES: Final = frozenset({*FLAT, bytes, datetime, date, timedelta, UUID, Decimal})
+_STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_BRACKETS: Final = bytes.maketrans(b"{}", b"[]")
+_NO_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
 
 
 class TooDeepError(ValueError):
@@ -37,8 +41,6 @@ def children(value: Any) -> Iterable[Any] | None:
         return cast("list[Any]", value)
     if isinstance(value, msgspec.Struct):
         return [getattr(value, name, None) for name in value.__struct_fields__]
-    if isinstance(value, msgspec.Raw):
-        return children(msgspec.json.decode(value))
     if hasattr(value, "__dataclass_fields__") and not isinstance(value, type):
         return [getattr(value, name, None) for name in value.__dataclass_fields__]
     return None
@@ -52,13 +54,21 @@ def fits(value: Any, levels: int = LEVELS) -> bool:
     elif kind is list:
         inside = value
     elif kind in FLAT or (inside := children(value)) is None:
-        return True
+        return kind is not msgspec.Raw or _json_fits(bytes(value), levels)
     if levels < 1:
         return False
     for child in inside:  # noqa: SIM110  # a generator would cost as much again
         if type(child) not in FLAT and not fits(child, levels - 1):
             return False
     return True
+
+
+def _json_fits(text: bytes, levels: int) -> bool:
+    """The same of text in JSON: of nothing but its brackets, which go by pairs from the innermost on."""
+    brackets = _STRING.sub(b"", text).translate(_BRACKETS, _NO_BRACKETS)
+    for _ in range(levels):
+        brackets = brackets.replace(b"[]", b"")
+    return b"[]" not in brackets
 
 
 def compile_nesting_check(declared: Any) -> Check:

@@ -50,11 +50,11 @@ def difference(saved: Any, loaded: Any, path: str = "$") -> StateEncodeError | N
 
 def unencodable(encoder: Encoder, value: Any, error: Exception, path: str = "$") -> StateEncodeError:
     """The error for a value that cannot be encoded, or encoded but not decoded."""
-    if isinstance(error, msgspec.ValidationError):
+    found = _unencodable(encoder, value)
+    if found is None and isinstance(error, msgspec.ValidationError):
         place, kinds = _at.search(str(error)), _expected.search(str(error))
         reason = f"{kinds[2]}, but {kinds[1]} is needed" if kinds else "its type is not the one that the field declares"
         return StateEncodeError(path + place[1].removeprefix("$") if place else path, reason)
-    found = _unencodable(encoder, value)
     return _error(path, found or ([], f"{type(value).__name__} has no faithful form there"))
 
 
@@ -211,8 +211,11 @@ def _unencodable_in_dict(encoder: Encoder, value: dict[Any, Any]) -> _Found | No
 def _unencodable_leaf(encoder: Encoder, value: Any, shown: Any) -> _Found | None:
     if type(value) is str and value.isascii():
         return None
+    decode = msgspec.json.decode if isinstance(encoder, msgspec.json.Encoder) else msgspec.msgpack.decode
     try:
-        encoder.encode(value)
+        text = encoder.encode(value)
+        if type(value) is msgspec.Raw:
+            decode(text)
     except UnicodeEncodeError:
         return [], "it holds a lone surrogate, which UTF-8 cannot express"
     except (*UNENCODABLE, RecursionError):

@@ -26,8 +26,8 @@ class ReplyError:
 
     def __init__(self, message: str) -> None:
         self.code, _, self.text = message.partition(" ")
-        if "ACL failure in script" in self.text:
-            self.code = "NOPERM"
+        if "ACL failure in script" in self.text or "executing the script can't run this command" in self.text:
+            self.code = "NOPERM"  # in the words of Redis 7.2 and later, and of those before
         elif self.code == "ERR" and (inner := _IN_SCRIPT.search(self.text)):
             self.code = inner[1]  # Redis 6.2 wraps what a command in a script replied
 

@@ -23,6 +23,7 @@ MAX_PARTITIONS: Final = 4096  # a listing asks every one
 MAX_POOL_SIZE: Final = 10_000  # clients that a server takes unless it is told otherwise
 MAX_SECONDS: Final = 86_400.0  # an operation that may take longer than a day is not waited for
 MAX_REPLICAS: Final = 1000
+MAX_STATE_BYTES: Final = 512 * 1024 * 1024  # what a server takes in one value unless it is told otherwise
 MAX_DATABASES: Final = 2**31  # what the server's own setting can hold
 MAX_VERSION: Final = 2**53  # up to there Lua's numbers are exact
 
@@ -199,6 +200,7 @@ _RULES: Final[dict[str, Rule]] = {
     "format": _format,
     "partitions": _integer(1, MAX_PARTITIONS + 1),
     "replicas": _integer(0, MAX_REPLICAS + 1),
+    "max_state_bytes": _integer(1, MAX_STATE_BYTES + 1),
     "meter_provider": _optional(_instance(MeterProvider, "an opentelemetry.metrics.MeterProvider")),
     "logger": _optional(_instance(logging.Logger, "a logging.Logger")),
     # of an operation

@@ -7,6 +7,7 @@ StateStoreError
 │  ├─ InvalidIdError (also a ValueError)
 │  ├─ StateEncodeError
 │  ├─ StateDecodeError
+│  ├─ StateTooLargeError
 │  ├─ StoreClosedError
 │  ├─ ForeignLoopError
 │  └─ PartitionsMismatchError (also a ValueError)
@@ -105,6 +106,20 @@ class StateDecodeError(StateStoreError):
         self.session_id = session_id
 
 
+class StateTooLargeError(StateStoreError):
+    """Raised when a state would be larger than the store's `max_state_bytes`. Nothing was written.
+
+    Attributes:
+        size: How many bytes it would have.
+        limit: How many it may have.
+    """
+
+    def __init__(self, size: int, limit: int) -> None:
+        super().__init__(f"the state would have {size} bytes; max_state_bytes allows {limit}")
+        self.size = size
+        self.limit = limit
+
+
 class StoreClosedError(StateStoreError):
     """Raised when a closed store is used. Open another one."""
 
@@ -150,7 +165,7 @@ class ServerRefusedError(StateStoreError):
 
     Attributes:
         code: The first word of the server's reply, such as ``OOM``, ``NOPERM`` or ``WRONGTYPE``.
-        stored: Whether the state was stored all the same, and only its place in the list was refused.
+        stored: Whether the state was stored all the same, and only its place in the list or its expiry was refused.
     """
 
     def __init__(self, code: str, hint: str, *, stored: bool = False, what: str = "") -> None:

@@ -19,8 +19,8 @@ from urllib.parse import unquote
 from redis.crc import key_slot
 
 from redis_state.checks import check
+from redis_state.codec.revision import UNKNOWN, Origin
 from redis_state.errors import InvalidIdError
-from redis_state.revision import UNKNOWN, Origin
 
 MAX_ID_BYTES: Final = 512
 _CACHED_PARTITIONS: Final = 8192  # of the agents used last, so that few are remade for every operation

@@ -6,16 +6,22 @@ from dataclasses import dataclass
 from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Any, Self, cast, overload
 
-from redis_state import revision as revisions
 from redis_state.checks import check, check_all, ids_of, messages_of
 from redis_state.clock import Clock, microseconds, milliseconds, moment
-from redis_state.codec import Codec, Format
-from redis_state.errors import StateNotFoundError, StoreClosedError, VersionConflictError
+from redis_state.codec import MAX_STATE_BYTES, UNKNOWN, Codec, Format, Revision, Stamp, StateType, finish_line
+from redis_state.codec import revision as revisions
+from redis_state.codec.write_ids import write_ids
+from redis_state.errors import (
+    StateEncodeError,
+    StateNotFoundError,
+    StateTooLargeError,
+    StoreClosedError,
+    VersionConflictError,
+)
 from redis_state.keys import check_id
 from redis_state.metrics import Metrics
 from redis_state.protocol import Ids, KeepsMessages, KeepsVersions, M, SessionStore
-from redis_state.revision import UNKNOWN, Revision
-from redis_state.state import AgentState, S, SessionInfo, Stamp, StateType
+from redis_state.state import AgentState, S, SessionInfo
 from redis_state.update import Lines, update
 
 if TYPE_CHECKING:
@@ -28,11 +34,23 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class _Session:
+    """What is stored of a session.
+
+    Attributes:
+        value: As it would stand in Redis.
+        head: How many bytes of it are the head.
+        revision: Its latest writes.
+        score: When it was last written, in microseconds since 1970.
+        ttl: After how many milliseconds it was to expire.
+        expires_at: When it does, by `monotonic`; infinity is never.
+    """
+
     value: bytes
+    head: int
     revision: Revision
     score: int
     ttl: int | None
-    expires_at: float  # by `monotonic`; infinity is never
+    expires_at: float
 
 
 class MemoryStateStore(SessionStore[S]):
@@ -46,6 +64,7 @@ class MemoryStateStore(SessionStore[S]):
         ttl: After how long a saved state expires; None is never.
         refresh_ttl: Whether a load lets the state expire `ttl` later.
         format: ``"json"`` or ``"msgpack"``.
+        max_state_bytes: How large a state may be.
         meter_provider: Where metrics are recorded; None is the global provider.
     """
 
@@ -56,18 +75,20 @@ class MemoryStateStore(SessionStore[S]):
         ttl: timedelta | None = None,
         refresh_ttl: bool = False,
         format: Format = "json",
+        max_state_bytes: int = MAX_STATE_BYTES,
         meter_provider: MeterProvider | None = None,
     ) -> None:
         check_all({"ttl": ttl, "refresh_ttl": refresh_ttl, "format": format, "meter_provider": meter_provider})
+        check("max_state_bytes", max_state_bytes)
         self._types = StateType(state_type)
-        self._codec = Codec(self._types, format)
+        self._codec = Codec(self._types, format, max_state_bytes=max_state_bytes)
         self._ttl = milliseconds(ttl)
         self._refresh_ttl = refresh_ttl
         self._metrics = Metrics(meter_provider)
         self._agents: dict[str, dict[str, _Session]] = {}
         self._clock = Clock()
         self._lines = Lines()
-        self._write_ids = revisions.write_ids()
+        self._write_ids = write_ids()
         self._closed = False
 
     def __repr__(self) -> str:
@@ -106,8 +127,9 @@ class MemoryStateStore(SessionStore[S]):
         """What a save stores."""
         left = self._ttl if ttl is None else milliseconds(ttl)
         document = stamp.encode(self._codec.encode)
-        revision = revisions.make(stamp.version, next(self._write_ids), stamp.origin.ids, looked=True)
-        return _Session(self._codec.sealed(document, revision), revision, now, left, _expiry(left))
+        revision = revisions.make(stamp.version, next(self._write_ids), stamp.origin.ids, guarded=True)
+        value = self._codec.sealed(document, revision)
+        return _Session(value, len(value), revision, now, left, _expiry(left))
 
     async def _refuse(self, error: Exception, started: float) -> None:
         self._metrics.save.failed(started, error)
@@ -189,14 +211,19 @@ class MemoryStateStore(SessionStore[S]):
         self._check(agent_id, session_id)
         now = self._clock.now()
         left = self._ttl if ttl is None else milliseconds(ttl)
-        line = self._codec.encode_batch(messages_of(messages), moment(now))
+        line = self._codec.encode_line(messages_of(messages))
         session = self._find(agent_id, session_id)
         if session is None:
             raise StateNotFoundError(agent_id, session_id)
-        _, length = revisions.read(session.value)
         version, write_id = session.revision.version + 1, next(self._write_ids)
-        session.value += b'\n%b%d-%b,@%d"}' % (line, version, write_id, length)
-        session.revision = revisions.make(version, write_id, session.revision.ids, looked=True)
+        if version > revisions.MAX_VERSION:
+            raise StateEncodeError("$.version", "it is the last one, 2**53 - 1")
+        line = finish_line(line, version, b"%b@%d," % (write_id, now), len(session.value) - session.head)
+        size = len(session.value) + len(line)
+        if size > self._codec.max_state_bytes:
+            raise StateTooLargeError(size, self._codec.max_state_bytes)
+        session.value += line
+        session.revision = revisions.make(version, write_id, session.revision.ids, guarded=True)
         session.score = now
         if left is not None:
             session.expires_at = _expiry(left)
@@ -319,8 +346,8 @@ class MemoryStateStore(SessionStore[S]):
         )
 
     def _decode(self, agent_id: str, session_id: str, session: _Session) -> S:
-        state, _ = self._codec.decode(session.value, agent_id, session_id)
-        self._types.adopt(state, session.revision)
+        state, origin = self._codec.decode(session.value, agent_id, session_id)
+        self._types.adopt(state, origin)
         return state
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Unpack
 
 from redis_state.checks import check
+from redis_state.codec import MAX_STATE_BYTES
 from redis_state.memory_store import MemoryStateStore
 from redis_state.options import StoreOptions, check_options
 from redis_state.redis_store import RedisStateStore
@@ -43,6 +44,7 @@ def open_store(
             ttl=options.get("ttl"),
             refresh_ttl=options.get("refresh_ttl", False),
             format=options.get("format", "json"),
+            max_state_bytes=options.get("max_state_bytes", MAX_STATE_BYTES),
             meter_provider=options.get("meter_provider"),
         )
     return RedisStateStore.from_url(url, state_type=state_type, tls_verify=tls_verify, **options)

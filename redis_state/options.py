@@ -22,6 +22,7 @@ class StoreOptions(TypedDict, total=False):
         partitions: Over how many slots the sessions of one agent are spread, 1 (the default) to 4096. Cannot be changed
             for existing data.
         replicas: How many replicas must have a write before it returns. 0.
+        max_state_bytes: How large a state may be, as it is stored; 64 MB (64 * 1024 * 1024).
         meter_provider: Where metrics are recorded; the global provider.
         logger: Where debug lines go; ``logging.getLogger("redis_state")``.
     """
@@ -31,6 +32,7 @@ class StoreOptions(TypedDict, total=False):
     format: Format
     partitions: int
     replicas: int
+    max_state_bytes: int
     meter_provider: MeterProvider | None
     logger: logging.Logger | None
 

@@ -14,11 +14,12 @@ from typing import Any, Final, Self, Unpack, cast, overload
 
 from redis.asyncio import Redis, RedisCluster
 
-from redis_state import revision as revisions
 from redis_state.checks import check, ids_of, messages_of
 from redis_state.cleanup import Cleanup
-from redis_state.clock import Clock, microseconds, milliseconds, moment
-from redis_state.codec import Codec
+from redis_state.clock import Clock, microseconds, milliseconds
+from redis_state.codec import MAX_STATE_BYTES, Codec, Stamp, StateType
+from redis_state.codec import revision as revisions
+from redis_state.codec.write_ids import write_ids
 from redis_state.config import RedisConfig, parse_url
 from redis_state.errors import ServerRefusedError, StateNotFoundError
 from redis_state.eviction import Evictions
@@ -32,7 +33,7 @@ from redis_state.protocol import Ids, KeepsMessages, KeepsVersions, M, SessionSt
 from redis_state.redis_py.clients import connect, topology_of
 from redis_state.redis_py.topology import Topology
 from redis_state.scripts import REPAIR
-from redis_state.state import AgentState, S, SessionInfo, Stamp, StateType, T
+from redis_state.state import AgentState, S, SessionInfo, T
 from redis_state.transport.client import Client
 from redis_state.transport.request import Replay, Request, command
 from redis_state.update import Lines, update
@@ -75,7 +76,11 @@ class RedisStateStore(SessionStore[S]):
     ) -> None:
         check_options(options)
         self._types = StateType(state_type)
-        self._codec = Codec(self._types, options.get("format", "json"))
+        self._codec = Codec(
+            self._types,
+            options.get("format", "json"),
+            max_state_bytes=options.get("max_state_bytes", MAX_STATE_BYTES),
+        )
         self._keys = Keys(key_prefix, options.get("partitions", 1))
         self._ttl = milliseconds(options.get("ttl"))
         self._refresh_ttl = options.get("refresh_ttl", False)
@@ -89,7 +94,7 @@ class RedisStateStore(SessionStore[S]):
         self._cleanup = Cleanup(self._check_index)
         self._clock = Clock()
         self._lines = Lines()
-        self._write_ids = revisions.write_ids()
+        self._write_ids = write_ids()
 
     @classmethod
     def from_config(
@@ -326,7 +331,7 @@ class RedisStateStore(SessionStore[S]):
         self._types.require("messages", "append()")
         session = self._keys.session(agent_id, session_id)
         now = self._clock.now()
-        line = self._codec.encode_batch(messages_of(messages), moment(now))
+        line = self._codec.encode_line(messages_of(messages))
         write = Append(
             b"",
             session.partition.slot,
@@ -335,6 +340,7 @@ class RedisStateStore(SessionStore[S]):
             of=session,
             line=line,
             write_id=next(self._write_ids),
+            max_state_bytes=self._codec.max_state_bytes,
             score=now,
             ttl=self._ttl if ttl is None else milliseconds(ttl),
         )

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from redis_state import revision as revisions
-from redis_state.codec import Codec
-from redis_state.errors import OutcomeUnknownError, StateDecodeError, StateNotFoundError, VersionConflictError
+from redis_state.codec import MAX_STATE_BYTES, UNKNOWN, Codec, Origin, Revision
+from redis_state.codec import revision as revisions
+from redis_state.errors import (
+    OutcomeUnknownError,
+    StateDecodeError,
+    StateEncodeError,
+    StateNotFoundError,
+    StateTooLargeError,
+    VersionConflictError,
+)
 from redis_state.keys import Partition, Session, bulk
-from redis_state.revision import UNKNOWN, Origin, Revision
 from redis_state.scripts import APPEND, DELETE, SAVE, Script
 from redis_state.transport.replies import ReplyError, refusal
 from redis_state.transport.request import EXEC, MULTI, Argument, Request, pack
 
-_NOT_LISTED: Final = "the state was stored, but cannot be listed"
+_NOT_LISTED: Final = "the state was stored, but its place in the list or its expiry was not"
 # MULTI, SET key document [options], ZADD index score member, EXEC. To format them at once takes half the time of
 # packing them one by one.
 _BLOCK: Final = (
@@ -117,16 +123,18 @@ class Append(_Write, kw_only=True):
     """One append: a script. Without a ttl the state's expiry stays as it is.
 
     Attributes:
-        line: The batch up to its revision.
+        line: The line up to its revision.
         write_id: The id of this write.
+        max_state_bytes: How large the value may become.
     """
 
     line: bytes
     write_id: bytes
+    max_state_bytes: int = MAX_STATE_BYTES
 
     def become_script(self) -> None:
         """Append once, however often this is sent."""
-        self.call_write(APPEND, self.line, self.write_id)
+        self.call_write(APPEND, self.line, self.write_id, self.max_state_bytes)
 
     def outcome(self, reply: list[Any]) -> Revision:
         """The session's version now, and this write."""
@@ -136,7 +144,13 @@ class Append(_Write, kw_only=True):
             raise OutcomeUnknownError("the append was sent, its reply was lost, and what is stored now does not tell")
         if reply[0] == b"foreign":
             raise _foreign(self.of, "it has no version to count up")
-        return revisions.make(int(reply[1]), self.write_id, looked=True)
+        if reply[0] == b"full":
+            raise StateEncodeError("$.version", "it is the last one, 2**53 - 1")
+        if reply[0] == b"large":
+            raise StateTooLargeError(int(reply[1]), self.max_state_bytes)
+        if reply[0] == b"stored":
+            raise refusal(ReplyError(reply[1].decode(errors="replace")), stored=True, what=_NOT_LISTED)
+        return revisions.make(int(reply[1]), self.write_id, guarded=True)
 
 
 class Delete(Request, kw_only=True):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import string
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
@@ -18,18 +18,22 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from redis_state import AgentState, MemoryStateStore, Message, StateDecodeError, StateEncodeError, revision
-from redis_state.codec import Codec, Format
-from redis_state.state import StateType
+from redis_state import AgentState, Message, StateDecodeError, StateEncodeError
+from redis_state.codec import Codec, Format, Revision, StateType, finish_line
 
 FORMATS: Final[list[Format]] = ["json", "msgpack"]
 CODECS: Final = {format: Codec(StateType(AgentState), format) for format in FORMATS}
 
 
+def a_state(**fields: Any) -> AgentState:
+    """A state that was saved once."""
+    return AgentState(agent_id="a", session_id="s", version=1, **fields)
+
+
 def stored(state: AgentState, format: Format) -> bytes:
     """The bytes of a first save."""
     codec = CODECS[format]
-    return codec.sealed(codec.encode(state), revision.parse(b"1-AAAAAA"))
+    return codec.sealed(codec.encode(state), Revision(1, b"AAAAAA."))
 
 
 def attempt(state: AgentState, format: Format) -> tuple[bytes, StateEncodeError | None]:
@@ -106,7 +110,7 @@ class TestRoundTrip:
     @given(context=st.dictionaries(st.text(), FAITHFUL, max_size=4))
     def test_what_json_can_say_comes_back_as_it_was(self, context: dict[str, Any]) -> None:
         """Types, signs and the order of keys included, in both formats."""
-        state = AgentState(agent_id="a", session_id="s", context=context, data={"again": [context]})
+        state = a_state(context=context, data={"again": [context]})
         for format in FORMATS:
             back = loaded(stored(state, format))
             assert same(back.context, context)
@@ -120,7 +124,7 @@ class TestRoundTrip:
 
         The formats agree but for integers beyond 64 bits, which JSON can write and MessagePack cannot.
         """
-        state = AgentState(agent_id="a", session_id="s", context={"value": value})
+        state = a_state(context={"value": value})
         refusals: list[StateEncodeError | None] = []
         for format in FORMATS:
             document, refusal = attempt(state, format)
@@ -150,21 +154,23 @@ class TestRoundTrip:
     @example(Message("user", "hi", datetime(2026, 10, 25, 2, 30, fold=1, tzinfo=ZoneInfo("Europe/Berlin"))))
     def test_messages_come_back_whatever_their_time(self, message: Message) -> None:
         """Any zone, any year: an equal time or a refusal, for a save and for an append."""
-        state = AgentState(agent_id="a", session_id="s", messages=[message])
+        state = a_state(messages=[message])
         for format in FORMATS:
             document, refusal = attempt(state, format)
             if refusal is not None:
                 assert refusal.path.startswith("$.messages")
             else:
-                line = CODECS[format].encode_batch([message], datetime.now(UTC))
-                appended = document + b"\n" + line + b'2-BBBBBB@%d"}' % len(document)
-                assert loaded(appended).messages == [message, message]
+                line = finish_line(CODECS[format].encode_line([message]), 2, b"BBBBBB@1767323045678901,", 0)
+                assert loaded(document + line).messages == [message, message]
 
-    @given(state=st.builds(AgentState, agent_id=st.text(), session_id=st.text(), version=st.integers(0, 2**63)))
-    def test_every_field_comes_back(self, state: AgentState) -> None:
+    @given(agent_id=st.text(), session_id=st.text(), version=st.integers(1, 2**53 - 1))
+    def test_every_field_comes_back(self, agent_id: str, session_id: str, version: int) -> None:
         """The ids too, whatever they hold."""
-        for format in FORMATS:
-            assert loaded(stored(state, format)) == state
+        state = AgentState(agent_id=agent_id, session_id=session_id, version=version)
+        for codec in CODECS.values():
+            value = codec.sealed(codec.encode(state), Revision(version, b"AAAAAA."))
+            for reader in CODECS.values():
+                assert reader.decode(value, agent_id, session_id)[0] == state
 
 
 def nested(depth: int, kind: str) -> Any:
@@ -178,6 +184,11 @@ def cyclic() -> Any:
     value: dict[str, Any] = {}
     value["self"] = [value]
     return value
+
+
+def deep_in_the_stack(frames: int, call: Callable[..., Any], *args: Any) -> Any:
+    """Call something with so many frames around it."""
+    return call(*args) if frames == 0 else deep_in_the_stack(frames - 1, call, *args)
 
 
 REFUSED: Final = [
@@ -208,7 +219,7 @@ class TestRefusals:
     @pytest.mark.parametrize("format", FORMATS)
     def test_it_names_the_path(self, context: dict[str, Any], path: str, format: Format) -> None:
         """In the error's `path` and in its text; of what is endlessly deep at least where it begins."""
-        state = AgentState(agent_id="a", session_id="s", context=context)
+        state = a_state(context=context)
         with pytest.raises(StateEncodeError) as caught:
             stored(state, format)
         if "deep" in path or "me" in path:
@@ -239,7 +250,7 @@ class TestRefusals:
     @pytest.mark.parametrize("format", FORMATS)
     def test_a_field_of_another_type_is_refused(self, field: str, value: Any, path: str, format: Format) -> None:
         """Python does not check fields; a save does."""
-        state = AgentState(agent_id="a", session_id="s")
+        state = a_state()
         setattr(state, field, value)
         with pytest.raises(StateEncodeError) as caught:
             stored(state, format)
@@ -248,7 +259,7 @@ class TestRefusals:
     @pytest.mark.parametrize("number", [2**64, -(2**63) - 1, 10**400, -(10**4000)])
     def test_an_integer_beyond_64_bits(self, number: int) -> None:
         """JSON holds integers of any size; MessagePack does not, and says where one stands."""
-        state = AgentState(agent_id="a", session_id="s", context={"sizes": [1, {"big": number}]})
+        state = a_state(context={"sizes": [1, {"big": number}]})
         assert same(loaded(stored(state, "json")), state)
         with pytest.raises(StateEncodeError) as caught:
             stored(state, "msgpack")
@@ -258,7 +269,7 @@ class TestRefusals:
 
     def test_a_key_is_not_quoted_at_length(self) -> None:
         """A key may hold anything, and be long; an error is one line."""
-        state = AgentState(agent_id="a", session_id="s", context={"k" * 1_000_000: {"\n\x1b[31m": math.nan}})
+        state = a_state(context={"k" * 1_000_000: {"\n\x1b[31m": math.nan}})
         with pytest.raises(StateEncodeError) as caught:
             stored(state, "json")
         assert len(str(caught.value)) < 2000
@@ -275,27 +286,36 @@ class TestRefusals:
 
             __hash__ = str.__hash__
 
-        state = AgentState(agent_id="a", session_id="s", context={"rude": Rude("x")})
+        state = a_state(context={"rude": Rude("x")})
         with pytest.raises(StateEncodeError):
             stored(state, "json")
 
-    def test_deep_values_either_come_back_or_are_refused(self) -> None:
-        """Around the depth at which msgspec or Python gives up, whichever is first."""
-        store = MemoryStateStore()
+    @pytest.mark.parametrize("format", FORMATS)
+    @pytest.mark.parametrize("kind", ["list", "dict"])
+    def test_nesting_ends_at_200_levels_whatever_the_stack(self, kind: str, format: Format) -> None:
+        """Of the document, which is the first, and its field the second: what is saved from one stack can be loaded
+        from any other, and what is deeper is refused from any.
+        """
+        codec = CODECS[format]
+        for depth, is_fit in ((197, True), (198, True), (199, False), (300, False)):
+            state = a_state(context={"deep": nested(depth, kind)})
+            for frames in (0, 400, 800):
+                if is_fit:
+                    value = deep_in_the_stack(frames, stored, state, format)
+                    assert deep_in_the_stack(900 - frames, codec.decode, value, "a", "s")[0] == state
+                else:
+                    with pytest.raises(StateEncodeError, match=r"\$\.context\.deep.*200 levels"):
+                        deep_in_the_stack(frames, stored, state, format)
 
-        async def attempt(depth: int) -> bool:
-            state = AgentState(agent_id="a", session_id="s", context={"deep": nested(depth, "list")})
-            try:
-                await store.save(state)
-            except StateEncodeError:
-                return False
-            assert await store.load("a", "s") == state
-            return True
-
-        results = [asyncio.run(attempt(depth)) for depth in (10, 100, 300)]
-        assert results == [True] * 3
-        for depth in (*range(800, 1100, 7), 2000, 5000, 10_000, 20_000, 50_000):
-            asyncio.run(attempt(depth))
+    @pytest.mark.parametrize("format", FORMATS)
+    def test_what_is_stored_deeper_than_200_levels_is_no_state(self, format: Format) -> None:
+        """Though msgspec could read it."""
+        encode: Any = {"json": msgspec.json.encode, "msgpack": msgspec.msgpack.encode}[format]
+        context = {"deep": nested(250, "list")}
+        value = encode({"agent_id": "a", "session_id": "s", "context": context, "_rev": "1-AAAAAA.:013"})
+        for frames in (0, 800):
+            with pytest.raises(StateDecodeError, match="200 levels"):
+                deep_in_the_stack(frames, CODECS[format].decode, value, "a", "s")
 
 
 class Strict(msgspec.Struct, forbid_unknown_fields=True):
@@ -318,12 +338,12 @@ HOSTILE_CODECS: Final[dict[str, Codec[Any]]] = {
     "Strict": Codec(StateType(Strict), "json"),
     "Plain": Codec(StateType(Plain), "msgpack"),
 }
-VALID: Final = AgentState(agent_id="a", session_id="s", messages=[Message("user", "hi")], context={"k": [1, 2.5, None]})
+VALID: Final = a_state(messages=[Message("user", "hi")], context={"k": [1, 2.5, None]})
 JSON_VALUE: Final = stored(VALID, "json")
 MSGPACK_VALUE: Final = stored(VALID, "msgpack")
 # How one value follows another in MessagePack: a document up to a value, which can be anything.
 MSGPACK_HEAD: Final = b"\x84\xa8agent_id\xa1a\xaasession_id\xa1s\xa7context\x81\xa1k"
-MSGPACK_TAIL: Final = b"\xa4_rev\xd9\x081-AAAAAA"
+MSGPACK_TAIL: Final = b"\xa4_rev\xda\0\r1-AAAAAA.:013"
 
 
 def only_decode_errors(value: bytes) -> None:

@@ -433,8 +433,13 @@ class TestConditionalSave:
     async def test_a_version_that_never_was_is_a_conflict(self, store: Store, if_version: int) -> None:
         """Also where nothing is stored."""
         with pytest.raises(VersionConflictError) as caught:
-            await store.save(a_state(), if_version=if_version)
-        assert (caught.value.expected, caught.value.stored) == (if_version, 0)
+            await store.save(a_state(), if_version=7)
+        assert (caught.value.expected, caught.value.stored) == (7, 0)
+
+    async def test_a_negative_version_is_a_value_error(self, store: Store) -> None:
+        """None was ever stored."""
+        with pytest.raises(ValueError, match="version"):
+            await store.save(a_state(), if_version=-1)
 
     async def test_an_expiry_is_set_with_it(self, store: Store) -> None:
         """`ttl` is the same as for a plain save."""
@@ -578,7 +583,9 @@ class TestForeignTypes:
         assert await other.list("a1") == ["s1"]
 
     async def test_an_index_that_is_broken_between_two_writes(self, store: Store, stores: Stores) -> None:
-        """Every write says so, those that look first change nothing, and the next one after a repair is whole."""
+        """Every write says so. Those that check first change nothing; a plain save says that it has stored the state,
+        and its object stays advanced. The next one after a repair is whole.
+        """
         (state,) = await saved(store, "s1")
         stored = await store.load("a1", "s1")
         index = stores.index_key("a1", "s1")
@@ -589,6 +596,7 @@ class TestForeignTypes:
         assert await store.load("a1", "s1") == stored
         await self.refused(store.save(state), stored=True)
         assert state.version == 2
+        assert await store.load("a1", "s1") == state
         assert stores.command("GET", index) == b"foreign"
         stores.command("DEL", index)
         await store.save(state)
@@ -1405,6 +1413,10 @@ class TestStateTypes:
             session_id: str
             rev: str = msgspec.field(default="", name="_rev")
 
+        class TaggedSo(msgspec.Struct, tag_field="_rev"):
+            agent_id: str
+            session_id: str
+
         class Plain:
             agent_id: str
             session_id: str
@@ -1418,6 +1430,7 @@ class TestStateTypes:
             (TextTime, "updated_at"),
             (TupleMessages, "messages"),
             (OurOwn, "_rev"),
+            (TaggedSo, "_rev"),
             (Plain, "Struct or a dataclass"),
             (dict, "Struct or a dataclass"),
             (Bare("a1", "s1"), "Struct or a dataclass"),

@@ -37,6 +37,7 @@ from redis_state import (
     StateEncodeError,
     StateNotFoundError,
     StateStoreError,
+    StateTooLargeError,
     StoreClosedError,
     StoreTimeoutError,
     StoreUnavailableError,
@@ -95,6 +96,8 @@ CARRIED: Final[list[tuple[StateStoreError, dict[str, Any]]]] = [
     (VersionConflictError(3, 5), {"expected": 3, "stored": 5}),
     (StateEncodeError("$.context.score", "float would come back as NoneType"), {"path": "$.context.score"}),
     (ServerRefusedError("OOM", "it is out of memory"), {"code": "OOM", "stored": False}),
+    (ServerRefusedError("WRONGTYPE", "of another type", stored=True), {"code": "WRONGTYPE", "stored": True}),
+    (StateTooLargeError(12, 10), {"size": 12, "limit": 10}),
     (PartitionsMismatchError(4, 2), {"configured": 4, "stored": 2}),
     (NotReplicatedError(2, 1), {"wanted": 2, "confirmed": 1}),
 ]
@@ -106,7 +109,7 @@ def test_each_carries_its_data(error: StateStoreError, data: dict[str, Any]) -> 
     assert vars(error) == data
     for name, value in data.items():
         assert f"    {name}: " in (type(error).__doc__ or "")
-        assert value is False or str(value) in str(error)
+        assert isinstance(value, bool) or str(value) in str(error)
     assert "\n" not in str(error)
 
 
@@ -378,6 +381,12 @@ UNSTORABLE: Final[dict[str, tuple[object, str]]] = {
 }
 for kind, (odd, where) in UNSTORABLE.items():
     PROVOCATIONS[f"a_state_with_{kind}"] = (StateEncodeError, "cannot be stored", refuses(odd, where))
+
+
+@provokes(StateTooLargeError, "max_state_bytes")
+async def a_state_above_the_limit_of_its_store(bench: Bench) -> None:
+    async with MemoryStateStore(max_state_bytes=100) as store:
+        await store.save(a_state())
 
 
 @provokes(StateEncodeError)

@@ -18,9 +18,8 @@ import pytest
 from stores import Stores, on_one_server, on_servers
 
 from redis_state import AgentState, Message, RedisStateStore, SessionStore
-from redis_state.codec import Codec, Format
-from redis_state.revision import parse, parsed
-from redis_state.state import StateType
+from redis_state.codec import Codec, Format, StateType, finish_line
+from redis_state.codec.revision import parse, parsed
 
 if TYPE_CHECKING:
     from redis_state.testing import RedisServer
@@ -52,7 +51,7 @@ JSON_BODY: Final = (
     '"metadata":{"tokens":3,"cost":0.5}}],'
     '"context":{"user_id":"user-456","tags":[null,true,-1,1.5]},"data":{},'
     '"version":1,"created_at":"2026-01-02T03:04:05.678901Z","updated_at":"2026-01-02T03:04:05.678901Z",'
-    '"_rev":'
+    '"_rev":"'
 ).encode()
 MSGPACK_BODY: Final = bytes.fromhex(
     "89"
@@ -74,29 +73,25 @@ MSGPACK_BODY: Final = bytes.fromhex(
     "a776657273696f6e 01"  # version
     "aa637265617465645f6174 d7ffa1dcd420695735a5"
     "aa757064617465645f6174 d7ffa1dcd420695735a5"
-    "a45f726576"  # _rev
+    "a45f726576 da"  # _rev: the length of its text follows in two bytes
 )
 LINE: Final = (
-    b'{"messages":[{"role":"tool","content":"42","timestamp":"2026-01-02T03:04:06.678901Z","metadata":null}],'
-    b'"updated_at":"2026-01-02T03:04:06.678901Z","_rev":"'
+    b'\n{"messages":[{"role":"tool","content":"42","timestamp":"2026-01-02T03:04:06.678901Z","metadata":null}],"_rev":"'
+)
+LINES: Final = (
+    LINE + b'2-p0LmXw@1767323046678901,+152/152:038"}',
+    LINE + b'3-91bQ_e@1767323046678901,+152/304:038"}',
 )
 BODIES: Final[dict[Format, bytes]] = {"json": JSON_BODY, "msgpack": MSGPACK_BODY}
 
 
-def document(format: Format, revision: str) -> bytes:
-    """The golden document with a revision at its end."""
-    mark = revision.encode()
-    return b'%b"%b"}' % (JSON_BODY, mark) if format == "json" else b"%b\xd9%c%b" % (MSGPACK_BODY, len(mark), mark)
+def document(format: Format, text: bytes) -> bytes:
+    """The golden document with the text of a revision at its end."""
+    return b'%b%b"}' % (JSON_BODY, text) if format == "json" else b"%b\0%c%b" % (MSGPACK_BODY, len(text), text)
 
 
-def appended(value: bytes, *revisions: str) -> bytes:
-    """A value with a golden line for each revision."""
-    lines = [b'\n%b%b@%d"}' % (LINE, revision.encode(), len(value)) for revision in revisions]
-    return value + b"".join(lines)
-
-
-def plain(state: AgentState) -> Any:
-    """All that a state holds."""
+def plain(state: AgentState | Message) -> Any:
+    """All that it holds."""
     return msgspec.to_builtins(state)
 
 
@@ -107,44 +102,65 @@ in_each_format = pytest.mark.parametrize("format", FORMATS)
 class TestDocuments:
     @in_each_format
     def test_a_document(self, format: Format) -> None:
-        """The fields as they are declared, then the revision: version, the write's id, and how it was written."""
+        """The fields as they are declared, then the revision: version, the writes' ids and signs, and its length."""
         codec = Codec(StateType(AgentState), format)
         body = codec.encode(STATE)
         assert codec.unfinished(body) == BODIES[format]
-        assert codec.sealed(body, parse(b"1-Zk3x0A.")) == document(format, "1-Zk3x0A.")
-        long = "17-" + "abc-_9," * 16
-        assert codec.sealed(body, parse(long.encode())) == document(format, long)
+        text = b"1-Zk3x0A.:013"
+        assert codec.sealed(body, parse(text)) == document(format, text)
+        text = b"17-" + b"abc-_9," * 16 + b":119"
+        assert codec.sealed(body, parse(text)) == document(format, text)
 
     @in_each_format
-    def test_a_line(self, format: Format) -> None:
-        """What `append` adds is JSON, whatever the document is."""
-        codec = Codec(StateType(AgentState), format)
-        assert codec.encode_batch([MORE], LATER) == LINE
+    def test_lines(self, format: Format) -> None:
+        """What `append` adds is JSON, whatever the document is: messages, and a revision that says how long the line
+        is and how far its end is from the document's.
+        """
+        line = Codec(StateType(AgentState), format).encode_line([MORE])
+        assert line == LINE
+        assert finish_line(line, 2, b"p0LmXw@1767323046678901,", 0) == LINES[0]
+        assert finish_line(line, 3, b"91bQ_e@1767323046678901,", len(LINES[0])) == LINES[1]
 
     @pytest.mark.parametrize("reader", FORMATS)
     @in_each_format
     @pytest.mark.parametrize(
-        ("base", "lines", "version"),
+        ("head", "lines", "revision"),
         [
-            ("1-Zk3x0A.", [], 1),
-            ("3-p0LmXw,91bQ_e,Zk3x0A.", [], 3),
-            ("1-Zk3x0A,", ["2-p0LmXw,"], 2),
-            ("7-" + "Zk3x0A," * 7, ["8-p0LmXw,", "9-91bQ_e,"], 9),
+            (b"1-Zk3x0A.:013", (), b"1-Zk3x0A.:013"),
+            (b"3-p0LmXw,91bQ_e,Zk3x0A.:027", (), b"3-p0LmXw,91bQ_e,Zk3x0A.:027"),
+            (b"1-Zk3x0A,:013", LINES[:1], b"2-p0LmXw,Zk3x0A,:020"),
+            (b"1-Zk3x0A.:013", LINES, b"3-91bQ_e,p0LmXw,Zk3x0A.:027"),
         ],
     )
     def test_golden_values_are_read(
-        self, format: Format, reader: Format, base: str, lines: list[str], version: int
+        self, format: Format, reader: Format, head: bytes, lines: tuple[bytes, ...], revision: bytes
     ) -> None:
         """By a store of either format."""
-        value = appended(document(format, base), *lines)
-        state, origin = Codec(StateType(AgentState), reader).decode(value, "a", "s")
-        assert parsed(origin).text.decode().startswith(f"{version}-{(lines or [base])[-1].partition('-')[2][:6]}")
+        value = document(format, head) + b"".join(lines)
+        state, origin = Codec(StateType(AgentState), reader).decode(value, "agent-1", "session-123")
+        assert parsed(origin).text == revision
         expected = plain(STATE)
-        expected["messages"] += [plain(MORE)] * len(lines)  # pyright: ignore[reportArgumentType]
+        expected["version"] = int(revision[:1])
+        expected["messages"] += [plain(MORE)] * len(lines)
         if lines:
             expected["updated_at"] = LATER.isoformat().replace("+00:00", "Z")
-        state.version = 1
         assert plain(state) == expected
+
+    @in_each_format
+    def test_what_later_versions_write_in_the_same_format_is_read(self, format: Format) -> None:
+        """A head whose newest write says its time, as a fold leaves it; ids of callers' keys, with the versions and
+        times that they made; schema numbers; a block of several writes.
+        """
+        codec = Codec(StateType(AgentState), format)
+        key = b"AbCdEfGhIjKlMnOp=4@1767323045000000,"
+        head = b"5-Zk3x0A@1767323046678901,%b#3:068" % key
+        state, origin = codec.decode(document(format, head), "agent-1", "session-123")
+        assert parsed(origin).ids == b"Zk3x0A,%b" % key
+        assert (state.version, state.updated_at) == (5, LATER)
+        block = LINE + b'7-p0LmXw@1767323046678901,91bQ_e,%b#3*197/197:083"}' % key
+        state, origin = codec.decode(document(format, head) + block, "agent-1", "session-123")
+        assert parsed(origin).ids == b"p0LmXw,91bQ_e,%bZk3x0A,%b" % (key, key)
+        assert (state.version, state.updated_at, state.messages[2:]) == (7, LATER, [MORE])
 
 
 def frozen(monkeypatch: pytest.MonkeyPatch, moment: datetime = THEN) -> None:
@@ -169,9 +185,9 @@ class TestInRedis:
         store = await stores.open(format=format)
         await store.save(fresh())
         value = stores.command("GET", stores.state_key("agent-1", "session-123"))
-        write_id = re.fullmatch(rb"1-([\w-]{6})\.", value[len(BODIES[format]) :].strip(b'\xd9\x09"}'))
-        assert write_id
-        assert value == document(format, f"1-{write_id[1].decode()}.")
+        text = re.search(rb"1-[\w-]{6}\.:013", value)
+        assert text
+        assert value == document(format, text[0])
 
     @in_each_format
     async def test_a_conditional_save(self, stores: Stores, format: Format, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,12 +199,13 @@ class TestInRedis:
         revisions: list[bytes] = []
         for condition in (0, None, 2):
             await store.save(state, if_version=condition)
-            revisions.append(stores.command("GET", key).rpartition(b"_rev")[2].strip(b'\xd9\x09\x10\x17":}'))
+            value = stores.command("GET", key).removesuffix(b'"}')
+            revisions.append(value[-int(value[-3:]) :])
         first, second, third = (revision.partition(b"-")[2][:6] for revision in revisions)
         assert revisions == [
-            b"1-%b," % first,
-            b"2-%b.%b," % (second, first),
-            b"3-%b,%b.%b," % (third, second, first),
+            b"1-%b,:013" % first,
+            b"2-%b.%b,:020" % (second, first),
+            b"3-%b,%b.%b,:027" % (third, second, first),
         ]
 
     @in_each_format
@@ -203,9 +220,8 @@ class TestInRedis:
         await store.append("agent-1", "session-123", [MORE])
         monkeypatch.undo()
         value: bytes = stores.command("GET", key)
-        ids = [line.decode() for line in re.findall(rb'"(\d-[\w-]{6},)@', value)]
-        assert value == appended(before, *ids)
-        assert [text[:2] for text in ids] == ["2-"]
+        write_id = value[len(before) + len(LINE) :][2:8]
+        assert value == before + LINES[0].replace(b"p0LmXw", write_id)
         loaded = await store.load("agent-1", "session-123")
         assert (loaded.messages, loaded.updated_at) == ([*STATE.messages, MORE], LATER)
 
@@ -225,7 +241,7 @@ class TestInRedis:
         one, two = [await stores.open(format=format) for format in FORMATS]
         key = stores.state_key("agent-1", "session-123")
         for format in FORMATS:
-            stores.command("SET", key, appended(document(format, "1-Zk3x0A."), "2-p0LmXw,"))
+            stores.command("SET", key, document(format, b"1-Zk3x0A.:013") + LINES[0])
             for store in (one, two):
                 state = await store.load("agent-1", "session-123")
                 assert state.messages == [*STATE.messages, *[MORE] * (state.version - 1)]
@@ -245,7 +261,7 @@ class TestForPeople:
         await store.save(state)
         document = json.loads(stores.command("GET", stores.state_key("agent-1", "session-123")))
         revision = document.pop("_rev")
-        assert re.fullmatch(r"1-[A-Za-z0-9_-]{6}\.", revision)
+        assert re.fullmatch(r"1-[A-Za-z0-9_-]{6}\.:013", revision)
         assert document == plain(state)
 
     async def test_appended_lines_are_json_each(self, stores: Stores) -> None:
@@ -259,7 +275,7 @@ class TestForPeople:
         assert len(base["messages"]) == 2
         assert [message["content"] for message in first["messages"]] == ["a\nb"]
         assert second["messages"] == []
-        assert set(first) == set(second) == {"messages", "updated_at", "_rev"}
+        assert set(first) == set(second) == {"messages", "_rev"}
 
 
 class TestKeys:

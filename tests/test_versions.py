@@ -164,7 +164,7 @@ class TestLongLives:
             f"{how} {number}" for how in ("update", "append") for number in range(10)
         )
 
-    @pytest.mark.parametrize("version", [-5, -1, 2**53, 2**63, 2**64 - 1, 2**64, 10**30])
+    @pytest.mark.parametrize("version", [-5, -1, 2**53 - 1, 2**53, 2**63, 2**64 - 1, 2**64, 10**30])
     async def test_a_version_that_no_store_gave(self, store: Store, version: int) -> None:
         """Negative, or too large to be counted on exactly: a ValueError, and nothing is stored."""
         state = a_state(version=version)
@@ -175,17 +175,20 @@ class TestLongLives:
         assert not await store.exists("a1", "s1")
 
     async def test_a_version_that_is_very_large(self, store: Store) -> None:
-        """Up to 2**53 it is counted and compared exactly."""
+        """Up to 2**53 - 1 it is counted and compared exactly; nothing is written beyond."""
         state = a_state(version=2**53 - 3)
         await store.save(state)
         await store.save(state, if_version=2**53 - 2)
         assert state.version == 2**53 - 1
         await is_a_conflict(store, a_state(version=2**53 - 2), stored=2**53 - 1)
-        assert await store.append("a1", "s1", []) == 2**53
+        with pytest.raises(StateEncodeError, match="version"):
+            await store.append("a1", "s1", [])
         loaded = await store.load("a1", "s1")
-        assert loaded.version == 2**53
-        with pytest.raises(ValueError, match="version"):
-            await store.save(loaded)
+        assert (loaded.version, loaded) == (2**53 - 1, state)
+        for condition in (None, 2**53 - 1):
+            with pytest.raises(ValueError, match="version"):
+                await store.save(loaded, if_version=condition)
+        assert await store.load("a1", "s1") == state
 
 
 @on_server_kinds

@@ -1,97 +1,292 @@
--- What stands at the end of a value: its version, the ids of its latest writes, the length of its document.
--- See revision.py, which writes and reads the same.
-local TAIL, HISTORY, LINES = 192, 16, 1000
+-- What stands at the end of a value: its version, the ids of its latest writes, where its parts end.
+-- codec/README.md has the format; codec/revision.py writes and reads the same.
+local WINDOW, HISTORY, MAX_VERSION, FOREIGN = 192, 16, 9007199254740991, 1048576
 
--- The ids in a revision, the newest first. Each has `id`, and `blind` if that write did not look what it replaced.
-local function entries(text, into)
-  for id, kind in text:gmatch('([%w_-][%w_-][%w_-][%w_-][%w_-][%w_-])([,.])') do
-    into[#into + 1] = {id = id, blind = kind == '.'}
+-- Add the writes that a text names to a list, the newest first. Each has `id`, `blind` if it did not check what it
+-- replaced, and of one with a caller's key `made`, its version, and `kept`, what stands behind its id for good.
+-- Returns whether the text is that and no more.
+local function read_writes(text, list)
+  local at = 1
+  while at <= #text do
+    local id, made, time, sign, after = text:match('^([%w_-]+)(=?%d*)(@?%d*)([,.])()', at)
+    local keyed = made ~= ''
+    if not id or #id ~= (keyed and 16 or 6) or made == '=' or time == '@' or #made > 17 or #time > 17 then
+      return false
+    end
+    list[#list + 1] = {
+      id = id, blind = sign == '.', made = keyed and tonumber(made:sub(2)) or nil, kept = keyed and made .. time or '',
+    }
+    at = after
   end
-  return into
+  return #list > 0
 end
 
--- version (0: nothing is stored), entries, length of the document (nil: no batches follow it). Of a value with batches the
--- entries are those of the last one; `history` has them all.
--- JSON that somebody else wrote has no revision: its version is the field of that name, and it has no entries.
-local function revision(key)
-  local tail = redis.call('GETRANGE', key, -TAIL, -1)
-  if tail == '' then
-    return 0, {}, nil
+-- A revision from its text: `version`, `list` of writes, and of a line or block `kind`, `length` and `distance`.
+-- nil if it is none.
+local function parse(text)
+  local version, writes, rest, size = text:match('^([1-9]%d*)%-([%w_=@,.-]+)(.*):(%d%d%d)$')
+  if not version or #version > 16 or tonumber(version) > MAX_VERSION or tonumber(size) ~= #text then
+    return nil
   end
-  local version, ids, base = tail:match('"_rev"%s*:%s*"(%d+)%-([%w_,.-]*)@?(%d*)"%s*}%s*$')
-  if not version then
-    version, ids = tail:match('\164_rev\217.(%d+)%-([%w_,.-]*)$')
+  local schema, kind, length, distance = rest:match('^(#?%d*)([+*]?)(%d*)/?(%d*)$')
+  if not schema or rest ~= schema .. (kind == '' and '' or kind .. length .. '/' .. distance) then
+    return nil
   end
-  if not version then
-    local value = redis.call('GET', key)
-    local ok, document = pcall(cjson.decode, value)
-    if not ok or not value:match('^%s*{') then
+  local sound = schema == '' or (schema:match('^#[1-9]%d*$') and #schema <= 10)
+  if kind ~= '' then
+    sound = sound and length:match('^[1-9]%d*$') and distance:match('^[1-9]%d*$') and #length <= 9 and #distance <= 9
+      and tonumber(length) <= tonumber(distance)
+  end
+  local part = {version = tonumber(version), list = {}}
+  if not sound or not read_writes(writes, part.list) then
+    return nil
+  end
+  if kind ~= '' then
+    part.kind, part.length, part.distance = kind, tonumber(length), tonumber(distance)
+  end
+  return part
+end
+
+-- The revision of the part that ends at `stop`; nil if it has none, false if something else is in its place.
+local function part_at(key, stop)
+  local from = math.max(0, stop - WINDOW)
+  local tail = redis.call('GETRANGE', key, from, stop - 1)
+  local json = tail:sub(-2) == '"}'
+  local close = json and #tail - 2 or #tail
+  local digits = close >= 3 and tail:sub(close - 2, close):match('^%d%d%d$')
+  if not digits then
+    return nil
+  end
+  local size = tonumber(digits)
+  if close - size < 9 and from > 0 then
+    from = math.max(0, stop - size - 11)
+    tail = redis.call('GETRANGE', key, from, stop - 1)
+    close = json and #tail - 2 or #tail
+  end
+  if size < 3 or close - size < 9 then
+    return nil
+  end
+  local opening = tail:sub(close - size - 8, close - size)
+  if json and opening ~= ',"_rev":"' and opening ~= '{"_rev":"' then
+    return nil
+  elseif not json and opening:sub(2) ~= '\164_rev\218' .. string.char(math.floor(size / 256), size % 256) then
+    return nil
+  end
+  return parse(tail:sub(close - size + 1, close)) or false
+end
+
+-- The position behind a MessagePack value; nil if it does not end.
+local WIDTHS = {
+  [0xc4] = -1, [0xc5] = -2, [0xc6] = -4, [0xc7] = -1, [0xc8] = -2, [0xc9] = -4, [0xd9] = -1, [0xda] = -2, [0xdb] = -4,
+  [0xca] = 4, [0xcb] = 8, [0xcc] = 1, [0xcd] = 2, [0xce] = 4, [0xcf] = 8, [0xd0] = 1, [0xd1] = 2, [0xd2] = 4,
+  [0xd3] = 8, [0xd4] = 2, [0xd5] = 3, [0xd6] = 5, [0xd7] = 9, [0xd8] = 17, [0xdc] = -2, [0xdd] = -4, [0xde] = -2,
+  [0xdf] = -4,
+}
+local function number_at(text, at, width)
+  local number = 0
+  for i = at, at + width - 1 do
+    number = number * 256 + (text:byte(i) or 0)
+  end
+  return number
+end
+local function behind(text, at)
+  local left = 1
+  while left > 0 do
+    local byte = text:byte(at)
+    if not byte then
       return nil
     end
-    return tonumber(document.version) or 0, {}, nil
+    local width, items, bytes = WIDTHS[byte], 0, 0
+    if width and width > 0 then
+      bytes = width
+    elseif width then
+      local count = number_at(text, at + 1, -width)
+      if byte >= 0xdc then
+        items = byte >= 0xde and 2 * count or count
+      else
+        bytes = count + ((byte >= 0xc7 and byte <= 0xc9) and 1 or 0)
+      end
+      at = at - width
+    elseif byte >= 0x80 and byte <= 0x8f then
+      items = 2 * (byte - 0x80)
+    elseif byte >= 0x90 and byte <= 0x9f then
+      items = byte - 0x90
+    elseif byte >= 0xa0 and byte <= 0xbf then
+      bytes = byte - 0xa0
+    elseif byte == 0xc1 then
+      return nil
+    end
+    left, at = left - 1 + items, at + 1 + bytes
   end
-  return tonumber(version), entries(ids, {}), tonumber(base)
+  return at <= #text + 1 and at or nil
 end
 
--- The entries of a value with batches, without a gap: each batch holds one, and the document the older ones.
-local function history(key, base)
-  local lines, list = {}, {}
-  for line in redis.call('GETRANGE', key, base, -1):gmatch('"_rev":"%d+%-([%w_,.-]+)@%d+"}%f[\n%z]') do
-    lines[#lines + 1] = line
+-- The bytes of a MessagePack value as a text or a whole number; nil if it is another thing.
+local function scalar(text)
+  local byte = text:byte(1)
+  if byte >= 0xa0 and byte <= 0xbf then
+    return text:sub(2)
+  elseif byte == 0xd9 or byte == 0xda or byte == 0xdb then
+    return text:sub(2 - WIDTHS[byte])
+  elseif byte < 0x80 then
+    return byte
+  elseif byte >= 0xcc and byte <= 0xcf then
+    return number_at(text, 2, #text - 1)
+  elseif byte >= 0xd0 and byte <= 0xd3 and text:byte(2) < 128 then
+    return number_at(text, 2, #text - 1)
   end
-  for i = #lines, math.max(1, #lines - LINES + 1), -1 do
-    entries(lines[i], list)
+  return nil
+end
+
+-- Version and revision as a foreign document in MessagePack has them; false if it is none, or holds another thing there.
+local function fields_of_msgpack(text)
+  local first, at, count = text:byte(1), 2, 0
+  if first >= 0x80 and first <= 0x8f then
+    count = first - 0x80
+  elseif first == 0xde or first == 0xdf then
+    at = first == 0xde and 4 or 6
+    count = number_at(text, 2, at - 2)
+  else
+    return false
   end
-  if #lines > LINES then
-    return list
+  local version, revision = 0, nil
+  for _ = 1, count do
+    local middle = behind(text, at)
+    local stop = middle and behind(text, middle)
+    if not stop then
+      return false
+    end
+    local key = scalar(text:sub(at, middle - 1))
+    if key == 'version' then
+      version = scalar(text:sub(middle, stop - 1))
+    elseif key == '_rev' then
+      revision = scalar(text:sub(middle, stop - 1))
+    end
+    at = stop
   end
-  local document = redis.call('GETRANGE', key, math.max(0, base - TAIL), base - 1)
-  local older = document:match('"_rev"%s*:%s*"%d+%-([%w_,.-]*)"%s*}%s*$') or document:match('\164_rev\217.%d+%-([%w_,.-]*)$')
-  return entries(older or '', list)
+  return at == #text + 1, version, revision
+end
+
+-- The same of JSON. cjson does not tell 1 from 1.0, so what stands there is looked at, with all that is inside removed.
+local function fields_of_json(text)
+  local ok, document = pcall(cjson.decode, text)
+  if not ok or type(document) ~= 'table' or not text:match('^[ \t\r\n]*{') then
+    return false
+  end
+  local version = document.version
+  if version == nil then
+    return true, 0, document._rev
+  end
+  local flat = text:gsub('\\.', '__'):gsub('"([^"]*)"', function(word)
+    return word == 'version' and '"version"' or '""'
+  end)
+  local inside, last = flat:match('{(.*)}'):gsub('%b{}', '0'):gsub('%b[]', '0'), nil
+  for digits in inside:gmatch('"version"[ \t\r\n]*:[ \t\r\n]*([^, \t\r\n]*)') do
+    last = digits
+  end
+  if type(version) ~= 'number' or not last or not last:match('^%-?%d+$') or tonumber(last) ~= version then
+    version = nil
+  end
+  return true, version, document._rev
+end
+
+-- The revision of a document that another program wrote or edited; nil if it is none that can be read.
+local function foreign(key, stop)
+  if stop == 0 or stop > FOREIGN then
+    return nil
+  end
+  local text = redis.call('GETRANGE', key, 0, stop - 1)
+  local ok, version, revision = fields_of_json(text)
+  if not ok then
+    ok, version, revision = fields_of_msgpack(text)
+  end
+  local edited = type(revision) == 'string' and parse(revision) or nil
+  if ok and edited and not edited.kind then
+    return edited
+  elseif ok and type(version) == 'number' and version >= 0 and version <= MAX_VERSION then
+    return {version = version + 0, list = {}}
+  end
+  return nil
+end
+
+-- What is stored: `version` (0: nothing), `list` of the writes that its last part names, `length` of the value, and of a
+-- value with lines `kind`, `length` of the last and `distance` from the head's end. nil if it cannot be read.
+local function revision(key)
+  local stop = redis.call('STRLEN', key)
+  if stop == 0 and redis.call('EXISTS', key) == 0 then
+    return {version = 0, list = {}, stop = 0, missing = true}
+  end
+  local part = part_at(key, stop)
+  if part == nil then
+    part = foreign(key, stop)
+  end
+  if not part or (part.kind and part.distance >= stop) then
+    return nil
+  end
+  part.stop = stop
+  return part
+end
+
+-- The latest writes, without a gap: of the lines, of which each names one, and of the head, which names the older ones.
+-- nil if the parts do not meet.
+local function history(key, last)
+  local list, part, stop, head = {unpack(last.list)}, last, last.stop, last.stop - (last.distance or 0)
+  while part.kind and #list < HISTORY do
+    stop = stop - part.length
+    local before = part_at(key, stop)
+    if before == nil and stop == head then
+      before = foreign(key, stop)
+    end
+    if not before or (before.kind and stop - before.distance or stop) ~= head or before.version >= part.version then
+      return nil
+    end
+    part = before
+    for _, write in ipairs(part.list) do
+      list[#list + 1] = write
+    end
+  end
+  return list
 end
 
 local function contains(list, id)
-  for _, entry in ipairs(list) do
-    if entry.id == id then
+  for _, write in ipairs(list) do
+    if write.id == id then
       return true
     end
   end
   return false
 end
 
--- Whether all writes since a certain one are known: each of them looked at what it replaced.
+-- Whether all writes since a certain one are known: each of them checked what it replaced.
 local function known_since(list, id)
-  for _, entry in ipairs(list) do
-    if entry.id == id then
+  for _, write in ipairs(list) do
+    if write.id == id then
       return true
-    elseif entry.blind then
+    elseif write.blind then
       return false
     end
   end
   return false
 end
 
--- The version that one of the entries made: those that looked count up one by one. After one that did not, nobody knows.
+-- The version that one of the writes made: those that checked count up one by one. After one that did not, nobody knows.
 local function made(list, id, version)
-  for i, entry in ipairs(list) do
-    if entry.id == id then
-      return version - i + 1
-    elseif entry.blind then
+  for i, write in ipairs(list) do
+    if write.id == id then
+      return write.made or version - i + 1
+    elseif write.blind then
       break
     end
   end
   return version
 end
 
--- Whether the entries show every write since the session was created, by a write that looked that nothing was there.
+-- Whether the list shows every write since the session was created, by a write that checked that nothing was there.
 local function complete(list, version)
   return #list == version and #list > 0 and not list[#list].blind
 end
 
--- An error reply if the index is something else: a state must not be written that no listing can show.
-local function broken(index)
-  local kind = redis.call('TYPE', index).ok
-  if kind ~= 'zset' and kind ~= 'none' then
-    return redis.error_reply('WRONGTYPE the index is not a sorted set')
-  end
+-- Write something where a replay finds that its write has landed: WAIT counts what its own connection has written.
+local function confirm(key)
+  redis.pcall('APPEND', key, '')
 end

@@ -12,7 +12,7 @@ local body, version, id, expected, parent = ARGV[1], ARGV[2], ARGV[3], ARGV[4], 
 local score, member, ttl, seen, replay = ARGV[6], ARGV[7], ARGV[8], ARGV[9], ARGV[10] == '1'
 
 -- Whether it is certain that a conditional write never happened: all writes are known since the sender saw one before it
--- sent this, or since the one that this would have replaced; each of them looked at what it replaced.
+-- sent this, or since the one that this would have replaced; each of them checked what it replaced.
 local function never_happened(stored, list, wanted)
   if known_since(list, seen) then
     return true
@@ -21,7 +21,7 @@ local function never_happened(stored, list, wanted)
   return stored > wanted and replaced ~= nil and replaced.id == parent and known_since(list, parent)
 end
 
--- Whether a plain write may be repeated: it never happened, or whatever replaced it did so without looking, and nothing
+-- Whether a plain write may be repeated: it never happened, or whatever replaced it did so without checking, and nothing
 -- that is stored builds on it. The entries must reach back to before it was sent, or to where their own history begins.
 local function repeatable(stored, list)
   local blind = false
@@ -31,13 +31,12 @@ local function repeatable(stored, list)
     end
     blind = blind or entry.blind
   end
-  return stored == 0 or #list == 0 or complete(list, stored) or (blind and #list < HISTORY)
+  return #list == 0 or complete(list, stored) or (blind and #list < HISTORY)
 end
 
-local stored, list, base = revision(KEYS[1])
-if base then
-  list = history(KEYS[1], base)
-end
+local found = revision(KEYS[1])
+local list = found and history(KEYS[1], found)
+local stored = list and found.version
 if not stored then
   if expected ~= '' then
     return {'foreign'}
@@ -45,6 +44,7 @@ if not stored then
   stored, list = 0, {}
 end
 if replay and contains(list, id) then
+  confirm(KEYS[1])
   return {'saved'}
 end
 if expected ~= '' then
@@ -57,28 +57,27 @@ if expected ~= '' then
   elseif replay and stored == 0 then  -- it never came, or somebody has deleted what it created
     return {'unknown', stored}
   end
-elseif replay and not repeatable(stored, list) then
+elseif replay and (found and found.missing or not repeatable(stored, list)) then
   return {'unknown', stored}
 end
-local wrong = broken(KEYS[2])
-if wrong then
-  return wrong
-end
 
-local mark = version .. '-' .. id .. ','
+local text = version .. '-' .. id .. ','
 for i = 1, math.min(#list, HISTORY - 1) do
-  mark = mark .. list[i].id .. (list[i].blind and '.' or ',')
+  text = text .. list[i].id .. list[i].kept .. (list[i].blind and '.' or ',')
 end
+local size = #text + 4
+text = text .. string.format(':%03d', size)
 local document
 if body:byte(1) == 123 then
-  document = body .. '"' .. mark .. '"}'
+  document = body .. text .. '"}'
 else
-  document = body .. '\217' .. string.char(#mark) .. mark
+  document = body .. string.char(math.floor(size / 256), size % 256) .. text
 end
+redis.call('ZADD', KEYS[2], 'XX', 0, '')  -- changes nothing, and is refused if the index will be
 if ttl == '' then
   redis.call('SET', KEYS[1], document)
 else
   redis.call('SET', KEYS[1], document, 'PX', ttl)
 end
 redis.call('ZADD', KEYS[2], score, member)
-return {'saved', mark}
+return {'saved', text}

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from redis_state import AgentState, Message
-from redis_state.faithful import compile_check
+from redis_state.codec.roundtrip import compile_check
 
 
 class Mood(StrEnum):

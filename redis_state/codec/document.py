@@ -1,0 +1,270 @@
+"""States to bytes and back. README.md beside this file has the format."""
+
+from __future__ import annotations
+
+from typing import Any, Final, Generic, Literal
+
+import msgspec
+
+from redis_state.clock import microseconds, moment
+from redis_state.codec.foreign import fields_of, revision_of
+from redis_state.codec.lines import LineCodec
+from redis_state.codec.nesting import TooDeepError, compile_nesting_check, fits, in_fresh_stack
+from redis_state.codec.refusal import UNDECODABLE, UNENCODABLE, difference, too_deep, undecodable, unencodable
+from redis_state.codec.revision import (
+    DamagedRevisionError,
+    Ending,
+    Origin,
+    Revision,
+    ending,
+    head_field,
+    latest,
+    starts_with,
+    unread,
+)
+from redis_state.codec.roundtrip import compile_check
+from redis_state.codec.state_type import StateType
+from redis_state.errors import StateDecodeError, StateEncodeError, StateTooLargeError
+from redis_state.state import S
+
+Format = Literal["json", "msgpack"]
+
+MAX_STATE_BYTES: Final = 64 * 1024 * 1024
+_BRACE: Final = ord("{")  # what a document in JSON begins with
+_FULL_FIXMAP: Final = 0x8F
+_MAP_16: Final = 0xDE
+_BEFORE_TEXT: Final = 8  # bytes of the field's name and what opens its text, in either format
+
+
+class Codec(Generic[S]):
+    """The bytes of one state type.
+
+    Args:
+        state_type: The type.
+        format: What is written; either is read.
+        max_state_bytes: How large a state may be.
+    """
+
+    def __init__(self, state_type: StateType[S], format: Format, *, max_state_bytes: int = MAX_STATE_BYTES) -> None:
+        if format not in ("json", "msgpack"):
+            raise ValueError(f"format must be 'json' or 'msgpack', not {format!r}")
+        self.format: Format = format
+        self.max_state_bytes = max_state_bytes
+        cls = state_type.cls
+        self._types = state_type
+        self._is_known = compile_check(cls, is_state=True)
+        self._fits = compile_nesting_check(cls)
+        self._json = msgspec.json.Encoder()
+        self._msgpack = msgspec.msgpack.Encoder()
+        self._from_json: Any = msgspec.json.Decoder(cls)
+        self._from_msgpack: Any = msgspec.msgpack.Decoder(cls)
+        self._strict = getattr(getattr(cls, "__struct_config__", None), "forbid_unknown_fields", False)
+        self._lines = LineCodec(state_type.message_list) if state_type.has_messages else None
+        self._reads_version = state_type.has_version and not self._strict
+
+    # Writing
+
+    def encode(self, state: S) -> bytes:
+        """The document of a state, without a revision.
+
+        Where the types inside it do not prove that it comes back as it is, it is decoded again and compared.
+
+        Raises:
+            StateEncodeError: What would be loaded is not equal to the state.
+            StateTooLargeError: The document is larger than `max_state_bytes`.
+        """
+        document = None
+        try:
+            if self._is_known(state):
+                document = (self._json if self.format == "json" else self._msgpack).encode(state)
+        except (*UNENCODABLE, RecursionError):
+            document = None
+        if document is None:
+            document = self._encode_and_compare(state)
+        if len(document) > self.max_state_bytes:
+            raise StateTooLargeError(len(document), self.max_state_bytes)
+        return document if self.format == "json" else _with_one_more_field(document)
+
+    def _encode_and_compare(self, state: S) -> bytes:
+        try:
+            result = self._compared(state)
+        except RecursionError:
+            result = in_fresh_stack(self._compared, state)
+        if isinstance(result, StateEncodeError):
+            raise result
+        return result
+
+    def _compared(self, state: S) -> bytes | StateEncodeError:
+        """The document, or the error for a state that would come back different. One form serves both formats."""
+        if not fits(state):
+            return too_deep(state)
+        document = b""
+        formats: list[tuple[Any, Any]] = [(self._json, self._from_json)]
+        if self.format == "msgpack":
+            formats.append((self._msgpack, self._from_msgpack))
+        for encoder, decoder in formats:
+            try:
+                document = encoder.encode(state)
+                loaded = decoder.decode(document)
+            except UNENCODABLE as error:
+                return unencodable(encoder, state, error)
+            if (refusal := difference(state, loaded)) is not None:
+                return refusal
+        return document
+
+    @staticmethod
+    def ending(document: bytes, revision: Revision) -> tuple[int, bytes]:
+        """What adds a revision to what `encode` returned: how many bytes of that stay, and the bytes after them."""
+        if document[0] != _BRACE:
+            text = revision.text
+            return len(document), b"\xa4_rev\xda%b%b" % (len(text).to_bytes(2, "big"), text)
+        end = head_field(revision.version, revision.ids)
+        return len(document) - 1, end if len(document) > len(b"{}") else end[1:]
+
+    @staticmethod
+    def sealed(document: bytes, revision: Revision) -> bytes:
+        """What `encode` returned, with the revision."""
+        length, end = Codec.ending(document, revision)
+        return document[:length] + end
+
+    @staticmethod
+    def unfinished(document: bytes) -> bytes:
+        """What `encode` returned up to where a script adds the revision."""
+        if document[0] != _BRACE:
+            return document + b"\xa4_rev\xda"
+        return b'{"_rev":"' if document == b"{}" else document[:-1] + b',"_rev":"'
+
+    def encode_line(self, messages: list[Any]) -> bytes:
+        """A line for `append` up to where the script adds the revision.
+
+        Raises:
+            StateEncodeError: What would be loaded is not equal to the messages.
+        """
+        assert self._lines is not None
+        return self._lines.encode(messages)
+
+    # Reading
+
+    def decode(self, value: bytes, agent_id: str, session_id: str) -> tuple[S, Origin]:
+        """The state under a key, appended messages in their place, and its revision, `UNKNOWN` where there is none.
+
+        Args:
+            value: What is stored.
+            agent_id: The agent whose key it is.
+            session_id: The session whose key it is.
+
+        Raises:
+            StateDecodeError: These bytes are no state of the type, or one of another session. The text says why and
+                holds nothing of them.
+        """
+        try:
+            end = unread(value) if self._reads_version else b""
+            if end:
+                state = (self._from_json if value[0] == _BRACE else self._from_msgpack).decode(value)
+                if (
+                    starts_with(end, state.version)
+                    and state.agent_id == agent_id
+                    and state.session_id == session_id
+                    and self._fits(state)
+                ):
+                    return state, end
+        except (*UNDECODABLE, RecursionError):
+            pass  # it is read anew, for the reason
+        return self._decode_slowly(value, agent_id, session_id)
+
+    def _decode_slowly(self, value: bytes, agent_id: str, session_id: str) -> tuple[S, Revision]:
+        try:
+            try:
+                state, revision = self._decode(value)
+            except RecursionError:
+                state, revision = in_fresh_stack(self._decode, value)
+            if state.agent_id == agent_id and state.session_id == session_id:
+                return state, revision
+            reason = "it is the state of another session"
+        except (*UNDECODABLE, RecursionError) as error:
+            reason = undecodable(error)
+        # Outside of the handler, whose error would be its context and may quote the payload.
+        raise StateDecodeError(agent_id, session_id, reason)
+
+    def time_of(self, value: bytes) -> int:
+        """When a stored state was last saved, by its own word, in microseconds since 1970; 0 where it has none."""
+        try:
+            state: Any = self._decode(value)[0]
+            return microseconds(state.updated_at) if self._types.has_updated_at else 0
+        except (*UNDECODABLE, RecursionError):
+            return 0
+
+    def _decode(self, value: bytes) -> tuple[Any, Revision]:
+        end = ending(value, len(value))
+        if end is None or not end.kind:
+            state, revision = self._decode_head(value, end)
+        else:
+            state, revision = self._decode_parts(value, end)
+        if not self._fits(state):
+            raise TooDeepError
+        return state, revision
+
+    def _decode_parts(self, value: bytes, end: Ending) -> tuple[Any, Revision]:
+        stop = len(value) - end.distance
+        if stop < 1 or self._lines is None:
+            raise DamagedRevisionError
+        state, older = self._decode_head(value[:stop], ending(value, stop))
+        messages, ids = self._lines.decode(value[stop:], older.version)
+        state.messages.extend(messages)
+        revision = Revision(end.revision.version, latest(ids + older.ids))
+        return state, self._stamped(state, revision, end.time)
+
+    def _decode_head(self, document: bytes, end: Ending | None) -> tuple[Any, Revision]:
+        if end is None:
+            return self._decode_foreign(document)
+        if end.kind:
+            raise DamagedRevisionError
+        is_json = document[:1] == b"{"
+        decoder = self._from_json if is_json else self._from_msgpack
+        if self._strict:
+            document = _without_revision(document, end.start, is_json=is_json)
+        state = decoder.decode(document)
+        return state, self._stamped(state, end.revision, end.time)
+
+    def _decode_foreign(self, document: bytes) -> tuple[Any, Revision]:
+        fields = fields_of(document)
+        revision = revision_of(fields)
+        if self._strict and revision.ids:
+            fields.pop("_rev")
+            document = msgspec.json.encode(fields)
+        is_json = b"{" in document[:1] or document[:1].isspace()
+        state = (self._from_json if is_json else self._from_msgpack).decode(document)
+        return state, self._stamped(state, revision, None)
+
+    def _stamped(self, state: Any, revision: Revision, time: int | None) -> Revision:
+        """The revision, after its version and time have been put where the document may say others."""
+        if self._types.has_version:
+            state.version = revision.version
+        if time is not None and self._types.has_updated_at:
+            state.updated_at = moment(time)
+        return revision
+
+
+def _with_one_more_field(document: bytes) -> bytes:
+    """The MessagePack map with the count of its fields one higher."""
+    if document[0] == _MAP_16:  # no type has 65,535 fields
+        return b"\xde%b%b" % ((int.from_bytes(document[1:3], "big") + 1).to_bytes(2, "big"), document[3:])
+    if document[0] == _FULL_FIXMAP:
+        return b"\xde\x00\x10%b" % document[1:]
+    return b"%c%b" % (document[0] + 1, document[1:])  # fixmap: the count stands in the low four bits
+
+
+def _without_revision(document: bytes, start: int, *, is_json: bool) -> bytes:
+    """A document without its last field, for types that forbid unknown ones.
+
+    Args:
+        document: A head.
+        start: Where the text of its revision begins.
+        is_json: Its format; MessagePack otherwise.
+    """
+    body = document[: start - _BEFORE_TEXT]
+    if is_json:
+        return body.removesuffix(b",") + b"}"
+    if body[0] == _MAP_16:
+        return b"\xde%b%b" % ((int.from_bytes(body[1:3], "big") - 1).to_bytes(2, "big"), body[3:])
+    return b"%c%b" % (body[0] - 1, body[1:])

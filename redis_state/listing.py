@@ -185,7 +185,7 @@ class Listing:
     ) -> tuple[int, int]:
         """Delete states and their entries in one MULTI. Returns how many of each there were."""
         session = states[0] if len(states) == 1 else None
-        op = Delete(
+        request = Delete(
             b"",
             partition.slot,
             replay=Replay.NEVER,
@@ -194,15 +194,8 @@ class Listing:
             keys=states,
             members=members,
         )
-        op.become_block()
-        try:
-            reply = await submit(op)
-        except ServerRefusedError as error:
-            if error.code != "OOM":
-                raise
-            op.become_script()  # a full server takes no MULTI, but it can be relieved
-            reply = await submit(op)
-        return op.outcome(reply)
+        request.become_block()
+        return request.outcome(await submit(request))
 
     async def _first(self, submit: Submit, partition: Partition, limit: int) -> list[Entry]:
         """The newest entries of one partition that have a state."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from redis_state.codec import MAX_STATE_BYTES, UNKNOWN, Codec, Origin, Revision
 from redis_state.codec import revision as revisions
@@ -161,6 +161,8 @@ class Delete(Request, kw_only=True):
         keys: The keys of the states.
         members: The entries of the index.
     """
+
+    frees_memory: ClassVar[bool] = True
 
     partition: Partition
     keys: list[bytes]

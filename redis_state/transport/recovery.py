@@ -76,6 +76,9 @@ class Recovery:
         verdict = replies.classify(error)
         if request.future.done():
             self._sender.settle(request)
+        elif error.code == "OOM" and request.frees_memory and request.script is None:
+            request.become_script()
+            self._retry(request, error.code)
         elif verdict in (Verdict.REFUSED, Verdict.DISCONNECTED):
             self._sender.settle(request, error=refused(request, error))
         elif verdict in (Verdict.MOVED, Verdict.ASK):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Final, Self, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, cast
 
 import hiredis
 import msgspec
@@ -57,6 +57,8 @@ class Request(msgspec.Struct, eq=False):
         asking: The next send follows an ASK redirect.
         why: What the last refusal was, for the error at the deadline.
     """
+
+    frees_memory: ClassVar[bool] = False  # a full server takes no MULTI, but a script that only deletes
 
     payload: bytes
     slot: int | None

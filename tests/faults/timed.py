@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from redis_state import AgentState, Message, RedisStateStore, StateStoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 
     from redis_state.testing import RedisServer
 
@@ -21,6 +22,7 @@ __all__ = [
     "calls",
     "ended",
     "messages",
+    "opened",
     "outcomes",
     "state",
     "texts",
@@ -40,6 +42,17 @@ def url_of(url: str, prefix: str, **options: object) -> str:
     """The URL of a store with short times under a prefix."""
     values = {**TIMES, "key_prefix": prefix, **options}
     return f"{url}?" + "&".join(f"{name}={quote(str(value), safe='')}" for name, value in values.items())
+
+
+@asynccontextmanager
+async def opened(url: str, seconds: float = BUDGET, **options: Any) -> AsyncGenerator[Store]:
+    """A store that closes within its budget, or fails the test."""
+    store: Store = RedisStateStore.from_url(url, **options)
+    try:
+        yield store
+    finally:
+        async with asyncio.timeout(seconds + SLACK):
+            await store.aclose()
 
 
 def messages(*contents: str) -> list[Message]:

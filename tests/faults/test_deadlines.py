@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from proxy import FaultProxy
+from proxy import Action, FaultProxy
 from scripted import Command, Deed, ScriptedServer
-from timed import ended, opened, state, url_of
+from timed import ended, messages, opened, state, url_of
 
 if TYPE_CHECKING:
     from redis_state.testing import RedisServer
@@ -35,22 +35,30 @@ async def test_the_first_operation_ends_though_the_server_answers_some_commands_
             operations = {
                 "load": lambda: store.load("a", "s"),
                 "save": lambda: store.save(state()),
-                "append": lambda: store.append("a", "s", ["x"]),
+                "append": lambda: store.append("a", "s", messages("x")),
                 "count": lambda: store.count("a"),
             }
             result = await ended(operations[operation](), FIRST - 0.5)
     assert result in {*LATE, "OutcomeUnknownError", "StateNotFoundError"}
 
 
-@pytest.mark.parametrize("delay", [0.2, 0.25])
+HANDSHAKE = (b"CLIENT", b"SELECT", b"HELLO", b"AUTH")
+
+
+@pytest.mark.parametrize("delay", [0.5, 0.9])
 async def test_the_first_operation_ends_though_the_server_answers_slowly(
     redis_server: RedisServer, delay: float
 ) -> None:
-    """Each answer comes in time, all of them together do not."""
+    """Each answer comes in time, all of them together may not."""
+
+    def slowly(data: bytes) -> Action | None:
+        return None if any(word in data for word in HANDSHAKE) else Action(delay=delay)
+
     async with FaultProxy(redis_server.host, redis_server.port) as proxy:
-        proxy.delay = delay
-        async with opened(url_of(proxy.url, "test:", **TIMES), 1.2) as store:
-            result = await ended(store.save(state("slow")), FIRST - 0.7)
-            proxy.delay = 0.0
-            await store.delete_agent("a")
+        proxy.on_request = slowly
+        async with opened(url_of(proxy.url, "test-slow:", **TIMES), 1.2) as store:
+            result = await ended(store.save(state("slow")), FIRST - 0.5)
+            proxy.on_request = None
+    async with opened(url_of(redis_server.url, "test-slow:")) as store:
+        await store.delete_agent("a")
     assert result in {*LATE, "OutcomeUnknownError", "done"}

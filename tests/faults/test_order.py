@@ -141,21 +141,20 @@ async def test_a_cancelled_large_save_never_lands_after_a_later_small_one(redis_
             await store.delete_agent("a")
 
 
-@pytest.mark.parametrize("turns", [0, 1])
+@pytest.mark.parametrize("connecting", [False, True])
 async def test_a_save_that_is_cancelled_before_it_was_sent_uses_no_version(
-    redis_server: RedisServer, store: Store, turns: int
+    redis_server: RedisServer, store: Store, *, connecting: bool
 ) -> None:
     """The next save makes the version that the cancelled one would have made."""
     mine = state("s")
     await store.save(mine)
-    await store.load("a", "s")
-    cancelled = asyncio.create_task(store.save(mine))
-    if turns:  # it stands in the queue, since this is not the only operation of this turn of the loop
-        others = [asyncio.create_task(store.load("a", "s")) for _ in range(3)]
-        cancelled.cancel()
-        await asyncio.gather(*others)
-    cancelled.cancel()
-    await asyncio.wait({cancelled})
+    async with FaultProxy(redis_server.host, redis_server.port) as proxy:
+        async with opened(url_of(proxy.url, f"test-{uuid.uuid4().hex}:", **TIMES), 4) as other:
+            cancelled = asyncio.create_task((other if connecting else store).save(mine))
+            if connecting:
+                await asyncio.sleep(0)
+            cancelled.cancel()
+            await asyncio.wait({cancelled})
     assert cancelled.cancelled()
     await store.save(mine)
     assert mine.version == 2

@@ -12,7 +12,7 @@ from timed import ended, messages, opened, state, url_of
 if TYPE_CHECKING:
     from redis_state.testing import RedisServer
 
-TIMES = {"dial_timeout": 0.6, "read_timeout": 0.6, "write_timeout": 0.6}
+TIMES = {"dial_timeout": 0.5, "read_timeout": 0.9, "write_timeout": 0.1}
 FIRST = sum(TIMES.values())
 LATE = {"StoreTimeoutError", "StoreUnavailableError"}
 
@@ -31,21 +31,21 @@ async def test_the_first_operation_ends_though_the_server_answers_some_commands_
         return None if replies <= answered else Deed.SILENCE
 
     async with ScriptedServer(answer) as server:
-        async with opened(url_of(f"redis://{server.addr}/0", "test:", **TIMES), 1.2) as store:
+        async with opened(url_of(f"redis://{server.addr}/0", "test:", **TIMES), 1.0) as store:
             operations = {
                 "load": lambda: store.load("a", "s"),
                 "save": lambda: store.save(state()),
                 "append": lambda: store.append("a", "s", messages("x")),
                 "count": lambda: store.count("a"),
             }
-            result = await ended(operations[operation](), FIRST - 0.5)
+            result = await ended(operations[operation](), FIRST)
     assert result in {*LATE, "OutcomeUnknownError", "StateNotFoundError"}
 
 
 HANDSHAKE = (b"CLIENT", b"SELECT", b"HELLO", b"AUTH")
 
 
-@pytest.mark.parametrize("delay", [0.5, 0.9])
+@pytest.mark.parametrize("delay", [0.3, 0.8])
 async def test_the_first_operation_ends_though_the_server_answers_slowly(
     redis_server: RedisServer, delay: float
 ) -> None:
@@ -56,8 +56,8 @@ async def test_the_first_operation_ends_though_the_server_answers_slowly(
 
     async with FaultProxy(redis_server.host, redis_server.port) as proxy:
         proxy.on_request = slowly
-        async with opened(url_of(proxy.url, "test-slow:", **TIMES), 1.2) as store:
-            result = await ended(store.save(state("slow")), FIRST - 0.5)
+        async with opened(url_of(proxy.url, "test-slow:", **TIMES), 1.0) as store:
+            result = await ended(store.save(state("slow")), FIRST)
             proxy.on_request = None
     async with opened(url_of(redis_server.url, "test-slow:")) as store:
         await store.delete_agent("a")

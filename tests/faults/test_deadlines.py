@@ -30,15 +30,17 @@ async def test_the_first_operation_ends_though_the_server_answers_some_commands_
         replies += 1
         return None if replies <= answered else Deed.SILENCE
 
-    async with ScriptedServer(answer) as server:
-        async with opened(url_of(f"redis://{server.addr}/0", "test:", **TIMES), 1.0) as store:
-            operations = {
-                "load": lambda: store.load("a", "s"),
-                "save": lambda: store.save(state()),
-                "append": lambda: store.append("a", "s", messages("x")),
-                "count": lambda: store.count("a"),
-            }
-            result = await ended(operations[operation](), FIRST)
+    async with (
+        ScriptedServer(answer) as server,
+        opened(url_of(f"redis://{server.addr}/0", "test:", **TIMES), 1.0) as store,
+    ):
+        operations = {
+            "load": lambda: store.load("a", "s"),
+            "save": lambda: store.save(state()),
+            "append": lambda: store.append("a", "s", messages("x")),
+            "count": lambda: store.count("a"),
+        }
+        result = await ended(operations[operation](), FIRST)
     assert result in {*LATE, "OutcomeUnknownError", "StateNotFoundError"}
 
 

@@ -123,22 +123,24 @@ async def test_a_save_waits_for_an_append_that_a_moving_slot_refused(redis_clust
 async def test_a_cancelled_large_save_never_lands_after_a_later_small_one(redis_server: RedisServer) -> None:
     """Its caller is gone while half of it is on the way; what was saved later stays."""
     prefix = f"test-{uuid.uuid4().hex}:"
-    async with FaultProxy(redis_server.host, redis_server.port) as proxy:
-        async with opened(url_of(proxy.url, prefix, **TIMES), 4) as store:
-            await store.ping()
-            for number in range(10):
-                session_id = f"s-{number}"
-                await store.save(state(session_id))
-                proxy.delay = 0.01
-                large = asyncio.create_task(store.save(state(session_id, padding=LARGE * 3)))
-                await asyncio.sleep(0.02 * (number % 5))
-                large.cancel()
-                await asyncio.wait({large})
-                await store.save(state(session_id, n=number))
-                proxy.delay = 0.0
-                await asyncio.sleep(0.2)
-                assert (await store.load("a", session_id)).data == {"n": number}
-            await store.delete_agent("a")
+    async with (
+        FaultProxy(redis_server.host, redis_server.port) as proxy,
+        opened(url_of(proxy.url, prefix, **TIMES), 4) as store,
+    ):
+        await store.ping()
+        for number in range(10):
+            session_id = f"s-{number}"
+            await store.save(state(session_id))
+            proxy.delay = 0.01
+            large = asyncio.create_task(store.save(state(session_id, padding=LARGE * 3)))
+            await asyncio.sleep(0.02 * (number % 5))
+            large.cancel()
+            await asyncio.wait({large})
+            await store.save(state(session_id, n=number))
+            proxy.delay = 0.0
+            await asyncio.sleep(0.2)
+            assert (await store.load("a", session_id)).data == {"n": number}
+        await store.delete_agent("a")
 
 
 @pytest.mark.parametrize("connecting", [False, True])
@@ -148,13 +150,15 @@ async def test_a_save_that_is_cancelled_before_it_was_sent_uses_no_version(
     """The next save makes the version that the cancelled one would have made."""
     mine = state("s")
     await store.save(mine)
-    async with FaultProxy(redis_server.host, redis_server.port) as proxy:
-        async with opened(url_of(proxy.url, f"test-{uuid.uuid4().hex}:", **TIMES), 4) as other:
-            cancelled = asyncio.create_task((other if connecting else store).save(mine))
-            if connecting:
-                await asyncio.sleep(0)
-            cancelled.cancel()
-            await asyncio.wait({cancelled})
+    async with (
+        FaultProxy(redis_server.host, redis_server.port) as proxy,
+        opened(url_of(proxy.url, f"test-{uuid.uuid4().hex}:", **TIMES), 4) as other,
+    ):
+        cancelled = asyncio.create_task((other if connecting else store).save(mine))
+        if connecting:
+            await asyncio.sleep(0)
+        cancelled.cancel()
+        await asyncio.wait({cancelled})
     assert cancelled.cancelled()
     await store.save(mine)
     assert mine.version == 2

@@ -39,9 +39,7 @@ async def test_a_save_beside_a_foreign_index_says_that_the_state_is_stored(serve
         assert await store.load("a", "s") == mine
 
 
-async def test_a_save_that_was_refused_as_a_whole_says_that_nothing_is_stored(
-    server: RedisServer, prefix: str
-) -> None:
+async def test_a_save_that_was_refused_as_a_whole_says_that_nothing_is_stored(server: RedisServer, prefix: str) -> None:
     """`stored` is False everywhere else."""
     server.command("RPUSH", f"{prefix}{{a}}:s", "foreign")
     async with opened(url_of(server.url, prefix)) as store:

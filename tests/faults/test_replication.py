@@ -22,11 +22,13 @@ Pair = tuple[RedisServer, RedisServer]
 @pytest.fixture(scope="module")
 def linked() -> Iterator[Pair]:
     """A primary and its replica."""
-    with RedisServer(config={"repl-ping-replica-period": 1}) as primary:
-        with RedisServer(replica_of=(primary.host, primary.port)) as replica:
-            while replica.info("replication")["master_link_status"] != "up":
-                pass
-            yield primary, replica
+    with (
+        RedisServer(config={"repl-ping-replica-period": 1}) as primary,
+        RedisServer(replica_of=(primary.host, primary.port)) as replica,
+    ):
+        while replica.info("replication")["master_link_status"] != "up":
+            pass
+        yield primary, replica
 
 
 @pytest.fixture
@@ -85,20 +87,22 @@ async def test_a_replay_is_not_confirmed_by_a_replica_that_is_stopped(
 ) -> None:
     """A write that landed before its reply was lost is unconfirmed when its replay finds it there."""
     primary, replica = linked
-    async with FaultProxy(primary.host, primary.port) as proxy:
-        async with RedisStateStore.from_url(url_of(proxy.url, prefix), replicas=1) as store:
-            await store.save(state("other"))
-            replica.freeze()
-            try:
-                proxy.drop_reply(to=b"unconfirmed")
-                async with asyncio.timeout(1 + SLACK):
-                    with pytest.raises(NotReplicatedError):
-                        await write(store)
-            finally:
-                replica.thaw()
-            assert proxy.cuts == 1
-            await until(lambda: replica.info("replication")["master_link_status"] == "up")
-            await store.delete_agent("a")
+    async with (
+        FaultProxy(primary.host, primary.port) as proxy,
+        RedisStateStore.from_url(url_of(proxy.url, prefix), replicas=1) as store,
+    ):
+        await store.save(state("other"))
+        replica.freeze()
+        try:
+            proxy.drop_reply(to=b"unconfirmed")
+            async with asyncio.timeout(1 + SLACK):
+                with pytest.raises(NotReplicatedError):
+                    await write(store)
+        finally:
+            replica.thaw()
+        assert proxy.cuts == 1
+        await until(lambda: replica.info("replication")["master_link_status"] == "up")
+        await store.delete_agent("a")
 
 
 @EACH
@@ -107,12 +111,14 @@ async def test_a_replay_is_confirmed_by_a_replica_that_has_it(
 ) -> None:
     """A lost reply costs a confirmed write nothing but time, and it is there once."""
     primary, _ = linked
-    async with FaultProxy(primary.host, primary.port) as proxy:
-        async with RedisStateStore.from_url(url_of(proxy.url, prefix), replicas=1) as store:
-            await store.save(state("other"))
-            proxy.drop_reply(to=b"unconfirmed")
-            await write(store)
-            assert proxy.cuts == 1
-            stored = await store.load_many("a", ["s", "other"])
-            assert [text for each in stored.values() for text in texts(each)] == ["unconfirmed"]
-            await store.delete_agent("a")
+    async with (
+        FaultProxy(primary.host, primary.port) as proxy,
+        RedisStateStore.from_url(url_of(proxy.url, prefix), replicas=1) as store,
+    ):
+        await store.save(state("other"))
+        proxy.drop_reply(to=b"unconfirmed")
+        await write(store)
+        assert proxy.cuts == 1
+        stored = await store.load_many("a", ["s", "other"])
+        assert [text for each in stored.values() for text in texts(each)] == ["unconfirmed"]
+        await store.delete_agent("a")

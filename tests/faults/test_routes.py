@@ -40,7 +40,7 @@ def asked(cluster: ClusterServers) -> int:
     return calls(cluster.nodes, *MAP)
 
 
-EACH = {
+EACH: dict[str, Callable[[Store], Awaitable[object]]] = {
     "save": lambda store: store.save(state(agent_id=HOMELESS)),
     "save if_version": lambda store: store.save(state(agent_id=HOMELESS), if_version=0),
     "load": lambda store: store.load(HOMELESS, "s"),
@@ -51,7 +51,7 @@ EACH = {
     "list": lambda store: store.list(HOMELESS),
     "count": lambda store: store.count(HOMELESS),
     "delete_agent": lambda store: store.delete_agent(HOMELESS),
-}  # type: dict[str, Callable[[Store], Awaitable[object]]]
+}
 
 
 @pytest.mark.parametrize("operation", EACH)

@@ -30,16 +30,19 @@ async def test_a_lost_request_is_not_taken_for_the_write_of_a_worker_with_the_sa
         lost = True
         return Action(forward=0, cut=True)
 
-    async with FaultProxy(redis_server.host, redis_server.port) as proxy:
-        async with opened(url_of(redis_server.url, prefix)) as a, opened(url_of(proxy.url, prefix)) as b:
-            await a.ping()
-            await b.ping()
-            random.seed(42)
-            await a.save(state("s", of="A"), if_version=0)
-            proxy.on_request = lose
-            random.seed(42)
-            with pytest.raises(VersionConflictError):
-                await b.save(state("s", of="B"), if_version=0)
-            assert lost
-            assert (await a.load("a", "s")).data == {"of": "A"}
-            await a.delete_agent("a")
+    async with (
+        FaultProxy(redis_server.host, redis_server.port) as proxy,
+        opened(url_of(redis_server.url, prefix)) as a,
+        opened(url_of(proxy.url, prefix)) as b,
+    ):
+        await a.ping()
+        await b.ping()
+        random.seed(42)
+        await a.save(state("s", of="A"), if_version=0)
+        proxy.on_request = lose
+        random.seed(42)
+        with pytest.raises(VersionConflictError):
+            await b.save(state("s", of="B"), if_version=0)
+        assert lost
+        assert (await a.load("a", "s")).data == {"of": "A"}
+        await a.delete_agent("a")

@@ -47,13 +47,11 @@ async def test_a_load_sees_the_large_save_that_was_started_before_it(store: Stor
     """Small save, large save, load: the load returns the large one."""
     for number in range(10):
         session_id = f"s-{number}"
-        tasks = [
-            asyncio.create_task(store.save(state(session_id, n=1))),
-            asyncio.create_task(store.save(state(session_id, padding=LARGE))),
-            asyncio.create_task(store.load("a", session_id)),
-        ]
-        *_, loaded = await asyncio.gather(*tasks)
-        assert loaded is not None
+        small = asyncio.create_task(store.save(state(session_id, n=1)))
+        large = asyncio.create_task(store.save(state(session_id, padding=LARGE)))
+        load = asyncio.create_task(store.load("a", session_id))
+        await asyncio.gather(small, large)
+        loaded = await load
         assert "padding" in loaded.data
 
 

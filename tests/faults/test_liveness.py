@@ -11,11 +11,12 @@ from liveness import Rest, works
 from timed import Store, messages, outcomes, state, url_of
 
 from redis_state import RedisStateStore
+from redis_state.testing import ClusterServers, SentinelServers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from redis_state.testing import ClusterServers, RedisServer, SentinelServers
+    from redis_state.testing import RedisServer
 
 SECONDS = 3.0  # that an operation may take
 
@@ -25,8 +26,15 @@ def system(request: pytest.FixtureRequest) -> Any:
     return request.getfixturevalue(request.param)
 
 
-def servers_of(system: RedisServer | ClusterServers | SentinelServers) -> Sequence[RedisServer]:
-    return getattr(system, "nodes", None) or getattr(system, "servers", None) or [system]
+def servers_of(system: Any) -> Sequence[RedisServer]:
+    """The servers that hold states."""
+    match system:
+        case ClusterServers():
+            return system.nodes
+        case SentinelServers():
+            return system.servers
+        case _:
+            return [system]
 
 
 async def test_a_store_serves_and_closes_as_ever_after_its_servers_were_silent(system: Any) -> None:

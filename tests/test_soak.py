@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from faulty import SLACK, Bench, behind_proxy, outcome, state, texts, until
+from liveness import works
 from proxy import sometimes
 
 from redis_state import AgentState, Message
@@ -396,6 +397,7 @@ async def test_random_faults_violate_nothing() -> None:
         for caller in callers:
             await caller.verify()
         await run.verify()
+        await works(bench.store, bench.budget + SLACK)  # the faults have stopped
         print(run)
         for violation in run.violations[:20]:
             print(f"  {violation[:400]}")

@@ -1,0 +1,116 @@
+"""A failover that an operator asks the Sentinels for: writes pause, and nothing that was acknowledged is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections import Counter
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import pytest
+from proxy import FaultProxy
+from timed import Store, state
+
+from redis_state import RedisStateStore, StateStoreError
+from redis_state.testing import SentinelServers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+WRITERS = 32
+
+
+@pytest.fixture
+def system() -> Iterator[SentinelServers]:
+    with SentinelServers() as system:
+        yield system
+
+
+class Load:
+    """Writers that save one session after the other, each once, so that no later write hides a lost one."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.acknowledged: list[str] = []
+        self.errors: Counter[str] = Counter()
+        self.times: list[float] = []
+        self.going = True
+
+    async def write(self, writer: int) -> None:
+        clock = asyncio.get_running_loop().time
+        number = 0
+        while self.going:
+            number += 1
+            session_id = f"{writer}-{number}"
+            try:
+                await self.store.save(state(session_id, n=number))
+            except StateStoreError as error:
+                self.errors[type(error).__name__] += 1
+                await asyncio.sleep(0.01)
+            else:
+                self.acknowledged.append(session_id)
+                self.times.append(clock())
+                await asyncio.sleep(0.005)
+
+    @property
+    def pause(self) -> float:
+        """The longest time without an acknowledged write, in seconds."""
+        return max(late - early for early, late in pairwise(self.times))
+
+    async def lost(self) -> int:
+        """How many acknowledged saves are not there."""
+        found = 0
+        for first in range(0, len(self.acknowledged), 1000):
+            found += len(await self.store.load_many("a", self.acknowledged[first : first + 1000]))
+        return len(self.acknowledged) - found
+
+
+@pytest.mark.parametrize("replicas", [0, 1])
+async def test_a_planned_failover_loses_no_acknowledged_write(system: SentinelServers, replicas: int) -> None:
+    """With default settings; writes go on at the new primary, with `replicas=1` as soon as one follows it."""
+    url = f"{system.url}?key_prefix=test-{uuid.uuid4().hex}:"
+    async with RedisStateStore.from_url(url, replicas=replicas) as store:
+        load = Load(store)
+        writers = [asyncio.create_task(load.write(number)) for number in range(WRITERS)]
+        await asyncio.sleep(1.0)
+        await system.failover()
+        await asyncio.sleep(3.0)
+        load.going = False
+        await asyncio.gather(*writers)
+        load.times.append(asyncio.get_running_loop().time())
+        # The old primary becomes a replica only later, and what it alone has is gone then.
+        await system.wait_until_ready()
+        lost = await load.lost()
+        print(
+            f"replicas={replicas}: {len(load.times)} writes, {lost} lost, longest pause {load.pause:.2f} s, "
+            f"errors {dict(load.errors)}"
+        )
+        assert lost == 0
+        assert load.pause < 6
+        async with asyncio.timeout(7):
+            await store.save(state("after"))
+
+
+async def test_a_store_asks_the_sentinels_rarely(system: SentinelServers) -> None:
+    """While it is told of a failover by their events it asks at most every ten seconds."""
+    asked = 0
+
+    def count(data: bytes) -> None:
+        nonlocal asked
+        asked += data.lower().count(b"get-master-addr-by-name")
+
+    first = system.sentinels[0]
+    async with FaultProxy(first.host, first.port) as proxy:
+        proxy.on_request = count
+        url = f"redis+sentinel://{proxy.host}:{proxy.port}/{system.service_name}"
+        async with RedisStateStore.from_url(f"{url}?key_prefix=test-{uuid.uuid4().hex}:") as store:
+            await store.save(state())
+            assert asked > 0
+            await asyncio.sleep(1.0)
+            before = asked
+            for number in range(100):
+                await store.save(state(n=number))
+                await asyncio.sleep(0.05)
+            print(f"asked {asked - before} times in five seconds")
+            assert asked - before <= 1

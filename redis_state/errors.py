@@ -136,11 +136,12 @@ class PartitionsMismatchError(StateStoreError, ValueError):
 
     Attributes:
         configured: The store's number.
-        stored: The data's.
+        stored: The data's; None where the key ``{key_prefix}partitions`` holds something else.
     """
 
-    def __init__(self, configured: int, stored: int) -> None:
-        super().__init__(f"the store has partitions={configured}, but the data under its key_prefix has {stored}")
+    def __init__(self, configured: int, stored: int | None) -> None:
+        has = f"has {stored}" if stored is not None else "notes no number: is the key 'partitions' another program's?"
+        super().__init__(f"the store has partitions={configured}, but the data under its key_prefix {has}")
         self.configured = configured
         self.stored = stored
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from redis_state.errors import ServerRefusedError, StateStoreError
 from redis_state.transport.request import Request, command, pack
+from redis_state.transport.shapes import is_integer, is_scan, is_score, is_text, is_value
 
 if TYPE_CHECKING:
     import logging
@@ -76,31 +77,33 @@ class Evictions:
     @staticmethod
     def question(partition: Partition) -> Request:
         """What asks the server of a partition for its evictions."""
-        return Request(_INFO_STATS, partition.slot)
+        return Request(_INFO_STATS, partition.slot, fits=is_text)
 
     @staticmethod
     def question_to(node: str) -> Request:
         """What asks a node for its evictions."""
-        return Request(_INFO_STATS, None, node=node)
+        return Request(_INFO_STATS, None, node=node, fits=is_text)
 
     async def restore(self, submit: Callable[[Request], Awaitable[Any]], partition: Partition) -> None:
         """Build an index again, if its server may have evicted it."""
         slot, index = partition.slot, partition.index
         if not await self.threaten(partition) or not await self.have_happened(submit, self.question(partition)):
             return
-        if await submit(command(slot, "ZSCORE", index, _COMPLETE)) is not None:
+        if await submit(command(slot, "ZSCORE", index, _COMPLETE, fits=is_score)) is not None:
             return
         pattern, cursor = self._keys.pattern_of(partition), b"0"
         while True:
-            cursor, states = await submit(command(slot, "SCAN", cursor, "MATCH", pattern, "COUNT", _COUNT))
-            values = await asyncio.gather(*(submit(command(slot, "GET", state)) for state in states))
+            cursor, states = await submit(
+                command(slot, "SCAN", cursor, "MATCH", pattern, "COUNT", _COUNT, fits=is_scan)
+            )
+            values = await asyncio.gather(*(submit(command(slot, "GET", state, fits=is_value)) for state in states))
             for state, value in zip(states, values, strict=True):
                 if value is not None:
                     entry = (self._score(value), self._keys.session_of(state))
-                    await submit(command(slot, "ZADD", index, "NX", *entry))
+                    await submit(command(slot, "ZADD", index, "NX", *entry, fits=is_integer))
             if int(cursor) == 0:
                 break
-        await submit(command(slot, "ZADD", index, 0, _COMPLETE))
+        await submit(command(slot, "ZADD", index, 0, _COMPLETE, fits=is_integer))
 
     def _ask(self, node: str) -> None:
         loop = asyncio.get_running_loop()
@@ -110,8 +113,8 @@ class Evictions:
     async def _ask_for_policy(self, node: str) -> bool:
         evicts = False
         try:
-            info = await self._client.execute(Request(_INFO_MEMORY, None, node=node))
-            evicts = type(info) is bytes and b"maxmemory_policy:allkeys" in info
+            info = await self._client.execute(Request(_INFO_MEMORY, None, node=node, fits=is_text))
+            evicts = b"maxmemory_policy:allkeys" in bytes(info)
         except ServerRefusedError as error:
             if not self._is_logged:
                 self._is_logged = True

@@ -21,6 +21,7 @@ from redis_state.scripts import SCAN
 from redis_state.state import SessionInfo
 from redis_state.transport.dispatcher import NodeGoneError
 from redis_state.transport.request import Replay, Request, command
+from redis_state.transport.shapes import is_cursor, is_integer, is_list, is_scan, is_scored, is_texts
 from redis_state.writes import Delete
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ class Listing:
         for pattern in patterns:
             cursor = b"0"
             while True:
-                scan = command(None, "SCAN", cursor, "MATCH", pattern, "COUNT", PAGE, node=node)
+                scan = command(None, "SCAN", cursor, "MATCH", pattern, "COUNT", PAGE, node=node, fits=is_scan)
                 cursor, found = await submit(scan)
                 agent_ids = {agent for agent in map(self._keys.agent_of, found) if agent is not None} - seen
                 living = await asyncio.gather(*(self._is_living(submit, agent_id) for agent_id in agent_ids))
@@ -169,11 +170,11 @@ class Listing:
         deleted = 0
         for part in self._keys.agent(agent_id):
             await self.evictions.restore(submit, part)
-            while members := await submit(command(part.slot, "ZRANGE", part.index, 0, PAGE - 1)):
+            while members := await submit(command(part.slot, "ZRANGE", part.index, 0, PAGE - 1, fits=is_texts)):
                 states = [state for state in map(_state_key, repeat(part), members) if state is not None]
                 if len(states) < len(members):  # some are no session's
                     foreign = [member for member in members if _state_key(part, member) is None]
-                    await submit(command(part.slot, "ZREM", part.index, *foreign))
+                    await submit(command(part.slot, "ZREM", part.index, *foreign, fits=is_integer))
                     continue
                 deleted += (await self.delete(submit, part, states, members))[0]
                 if progress is not None:
@@ -214,7 +215,7 @@ class Listing:
     ) -> tuple[list[Entry], int | None]:
         """Entries with a state up to a score, and how many to skip for those after them; None: there are no more."""
         request = Request(b"", partition.slot)
-        request.call(PAGE_SCRIPT, (partition.index,), (partition.state_prefix, top, offset, size))
+        request.call(PAGE_SCRIPT, (partition.index,), (partition.state_prefix, top, offset, size), _is_page)
         more, following, *reply = await submit(request)
         return await self._readable(submit, partition, reply), int(following) if more else None
 
@@ -232,16 +233,30 @@ class Listing:
 
     @staticmethod
     def _scan_request(partition: Partition, cursor: int) -> Request:
-        return Request(b"", partition.slot).call(SCAN, (partition.index,), (partition.state_prefix, cursor, PAGE))
+        return Request(b"", partition.slot).call(
+            SCAN, (partition.index,), (partition.state_prefix, cursor, PAGE), _is_scan
+        )
 
     async def _readable(self, submit: Submit, partition: Partition, reply: list[Any]) -> list[Entry]:
         """The entries of a flat reply; those that are no session's are removed from the index."""
         entries = [Entry(_score(score), member) for member, score in zip(reply[::2], reply[1::2], strict=True)]
         foreign = [entry.member for entry in entries if _state_key(partition, entry.member) is None]
         if foreign:
-            await submit(command(partition.slot, "ZREM", partition.index, *foreign))
+            await submit(command(partition.slot, "ZREM", partition.index, *foreign, fits=is_integer))
             entries = [entry for entry in entries if entry.member not in set(foreign)]
         return entries
+
+
+def _is_page(reply: Any) -> bool:
+    """Whether there may be more, how many to skip for that, members and scores."""
+    return is_list(reply) and [type(each) for each in reply[:2]] == [int, int] and is_scored(reply[2:])
+
+
+def _is_scan(reply: Any) -> bool:
+    """The next cursor, how many were read and removed, members and scores."""
+    if not is_list(reply) or [type(each) for each in reply[:3]] != [bytes, int, int]:
+        return False
+    return is_cursor(reply[0]) and is_scored(reply[3:])
 
 
 class _Pages:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from redis.crc import key_slot
 
 from redis_state.errors import PartitionsMismatchError
 from redis_state.transport.request import Request, command
+from redis_state.transport.shapes import is_integer, is_scan, is_value
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from redis_state.keys import Keys
+
+_DIGITS: Final = 10  # more are no number of partitions
 
 
 async def check_partitions(
@@ -32,13 +35,13 @@ async def check_partitions(
         PartitionsMismatchError: The data has another number.
     """
     slot = int(key_slot(keys.layout))
-    noted = await submit(command(slot, "GET", keys.layout))
+    noted = await submit(command(slot, "GET", keys.layout, fits=is_value))
     if noted is None and keys.partitions > 1:
         if await _has_plain_index(keys, submit, nodes()):
             raise PartitionsMismatchError(keys.partitions, 1)
-        await submit(command(slot, "SETNX", keys.layout, keys.partitions))
-        noted = await submit(command(slot, "GET", keys.layout))
-    stored = 1 if noted is None else int(noted)
+        await submit(command(slot, "SETNX", keys.layout, keys.partitions, fits=is_integer))
+        noted = await submit(command(slot, "GET", keys.layout, fits=is_value))
+    stored = 1 if noted is None else int(noted) if noted.isdigit() and len(noted) < _DIGITS else None
     if stored != keys.partitions:
         raise PartitionsMismatchError(keys.partitions, stored)
 
@@ -48,7 +51,7 @@ async def _has_plain_index(keys: Keys, submit: Callable[[Request], Awaitable[Any
         cursor = b"0"
         while True:
             cursor, found = await submit(
-                command(None, "SCAN", cursor, "MATCH", keys.index_pattern, "COUNT", 1000, node=node)
+                command(None, "SCAN", cursor, "MATCH", keys.index_pattern, "COUNT", 1000, node=node, fits=is_scan)
             )
             if found:  # partitioned indexes do not exist yet, or their number would be noted
                 return True

@@ -36,6 +36,7 @@ from redis_state.scripts import REPAIR
 from redis_state.state import AgentState, S, SessionInfo, T
 from redis_state.transport.client import Client
 from redis_state.transport.request import Replay, Request, command
+from redis_state.transport.shapes import is_integer, is_text, is_value, values_of
 from redis_state.update import Lines, update
 from redis_state.writes import Append, Save
 
@@ -230,7 +231,7 @@ class RedisStateStore(SessionStore[S]):
         """Take a session out of the index whose state was refused, unless somebody else has saved it meanwhile."""
         partition = session.partition
         request = Request(b"", partition.slot, session=session.key)
-        request.call(REPAIR, (partition.index, session.key), (session.session_id,))
+        request.call(REPAIR, (partition.index, session.key), (session.session_id,), is_integer)
         await self._client.execute(request)
 
     async def load(self, agent_id: str, session_id: str) -> S:
@@ -238,9 +239,11 @@ class RedisStateStore(SessionStore[S]):
         try:
             session = self._keys.session(agent_id, session_id)
             if self._refresh_ttl and self._ttl is not None:
-                request = command(session.partition.slot, "GETEX", session.key, "PX", self._ttl, session=session.key)
+                request = command(
+                    session.partition.slot, "GETEX", session.key, "PX", self._ttl, session=session.key, fits=is_value
+                )
             else:
-                request = Request(session.sent_get, session.partition.slot, session=session.key)
+                request = Request(session.sent_get, session.partition.slot, session=session.key, fits=is_value)
             future = self._client.submit(request)
             try:
                 value = await future
@@ -295,13 +298,11 @@ class RedisStateStore(SessionStore[S]):
         for start in range(0, len(keys), size):
             some = keys[start : start + size]
             if self._refresh_ttl and self._ttl is not None:
-                reads = [command(partition.slot, "GETEX", key, "PX", self._ttl) for key in some]
+                reads = [command(partition.slot, "GETEX", key, "PX", self._ttl, fits=is_value) for key in some]
                 values += await asyncio.gather(*map(submit, reads))
             else:
-                reads = [
-                    command(partition.slot, "MGET", *some[first : first + _MGET])
-                    for first in range(0, len(some), _MGET)
-                ]
+                parts = [some[first : first + _MGET] for first in range(0, len(some), _MGET)]
+                reads = [command(partition.slot, "MGET", *part, fits=values_of(len(part))) for part in parts]
                 for reply in await asyncio.gather(*map(submit, reads)):
                     values += reply
         return values
@@ -403,7 +404,7 @@ class RedisStateStore(SessionStore[S]):
     async def exists(self, agent_id: str, session_id: str) -> bool:
         partition = self._keys.partition(agent_id, session_id)
         key = partition.state(session_id)
-        return bool(await self._client.execute(command(partition.slot, "EXISTS", key, session=key)))
+        return bool(await self._client.execute(command(partition.slot, "EXISTS", key, session=key, fits=is_integer)))
 
     async def touch(self, agent_id: str, session_id: str, *, ttl: timedelta | None = None) -> bool:
         left = self._ttl if ttl is None else milliseconds(ttl)
@@ -411,7 +412,9 @@ class RedisStateStore(SessionStore[S]):
             raise ValueError("touch() needs a ttl, here or on the store")
         partition = self._keys.partition(agent_id, session_id)
         key = partition.state(session_id)
-        return bool(await self._client.execute(command(partition.slot, "PEXPIRE", key, left, session=key)))
+        return bool(
+            await self._client.execute(command(partition.slot, "PEXPIRE", key, left, session=key, fits=is_integer))
+        )
 
     async def delete_agent(self, agent_id: str, *, progress: Callable[[int], None] | None = None) -> int:
         check("progress", progress)
@@ -426,7 +429,7 @@ class RedisStateStore(SessionStore[S]):
                 yield agent_id
 
     async def ping(self) -> None:
-        await self._client.execute(command(None, "PING"))
+        await self._client.execute(command(None, "PING", fits=is_text))
 
     async def aclose(self) -> None:
         await self._client.aclose()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar, Final
 
 from redis_state.codec import MAX_STATE_BYTES, UNKNOWN, Codec, Origin, Revision
@@ -18,6 +19,7 @@ from redis_state.keys import Partition, Session, bulk
 from redis_state.scripts import APPEND, DELETE, SAVE, Script
 from redis_state.transport.replies import ReplyError, refusal
 from redis_state.transport.request import EXEC, MULTI, Argument, Request, pack
+from redis_state.transport.shapes import is_block, is_counts
 
 _NOT_LISTED: Final = "the state was stored, but its place in the list or its expiry was not"
 # MULTI, SET key document [options], ZADD index score member, EXEC. To format them at once takes half the time of
@@ -45,7 +47,7 @@ class _Write(Request, kw_only=True):
     ttl: int | None
     seen: Origin = UNKNOWN
 
-    def call_write(self, script: Script, *args: Argument) -> None:
+    def call_write(self, script: Script, fits: Callable[[Any], bool], *args: Argument) -> None:
         """Run a script with these arguments, and after them what each such script is told."""
         session = self.of
         if not self.sent:
@@ -53,7 +55,7 @@ class _Write(Request, kw_only=True):
         ttl = "" if self.ttl is None else self.ttl
         seen = revisions.parsed(self.seen).newest
         keys = (session.key, session.partition.index)
-        self.call(script, keys, (*args, self.score, session.session_id, ttl, seen, int(self.sent)))
+        self.call(script, keys, (*args, self.score, session.session_id, ttl, seen, int(self.sent)), fits)
 
 
 class Save(_Write, kw_only=True):
@@ -91,12 +93,13 @@ class Save(_Write, kw_only=True):
             session.partition.sent_index, len(score), score, session.sent_member,
         )  # fmt: skip
         self.replies = 4
+        self.fits = is_block
 
     def become_script(self) -> None:
         """Save if what is stored is what is expected, once however often this is sent."""
         body, revision = Codec.unfinished(self.document), self.revision
         expected = "" if self.expected is None else self.expected
-        self.call_write(SAVE, body, revision.version, revision.newest, expected, self.parent.newest)
+        self.call_write(SAVE, _is_saved, body, revision.version, revision.newest, expected, self.parent.newest)
 
     def is_half(self, reply: list[Any]) -> bool:
         """Whether the index took a session whose state was refused."""
@@ -134,7 +137,7 @@ class Append(_Write, kw_only=True):
 
     def become_script(self) -> None:
         """Append once, however often this is sent."""
-        self.call_write(APPEND, self.line, self.write_id, self.max_state_bytes)
+        self.call_write(APPEND, _is_appended, self.line, self.write_id, self.max_state_bytes)
 
     def outcome(self, reply: list[Any]) -> Revision:
         """The session's version now, and this write."""
@@ -173,10 +176,11 @@ class Delete(Request, kw_only=True):
         commands = pack(("DEL", *self.keys)), pack(("ZREM", self.partition.index, *self.members))
         self.payload = b"".join((MULTI, *commands, EXEC))
         self.replies = 4
+        self.fits = is_counts
 
     def become_script(self) -> None:
         """The same as one command."""
-        self.call(DELETE, (self.partition.index, *self.keys), self.members)
+        self.call(DELETE, (self.partition.index, *self.keys), self.members, is_counts)
 
     def outcome(self, reply: list[Any]) -> tuple[int, int]:
         """How many states and how many entries there were."""
@@ -186,6 +190,30 @@ class Delete(Request, kw_only=True):
         if type(entries) is ReplyError:
             raise refusal(entries, what="the state was deleted, but its place in the list was not")
         return states, entries
+
+
+def _is_saved(reply: Any) -> bool:
+    """What save.lua returns."""
+    match reply:
+        case [b"saved"] | [b"foreign"]:
+            return True
+        case [b"saved", bytes(text)]:
+            return revisions.is_text(text)
+        case [b"conflict" | b"unknown", int(stored)]:
+            return stored >= 0
+        case _:
+            return False
+
+
+def _is_appended(reply: Any) -> bool:
+    """What append.lua returns."""
+    match reply:
+        case [b"missing"] | [b"unknown"] | [b"foreign"] | [b"full"] | [b"stored", bytes()]:
+            return True
+        case [b"appended" | b"large", int(number)]:
+            return number > 0
+        case _:
+            return False
 
 
 def _foreign(session: Session, reason: str) -> StateDecodeError:

@@ -254,6 +254,6 @@ def errors(error: Exception) -> None:
             assert_type(error.confirmed, int)
         case PartitionsMismatchError():
             assert_type(error.configured, int)
-            assert_type(error.stored, int)
+            assert_type(error.stored, int | None)
         case _:
             pass

@@ -120,6 +120,15 @@ def parse(text: bytes) -> Revision:
     return end.revision
 
 
+def is_text(text: bytes) -> bool:
+    """Whether it is the text of a head."""
+    try:
+        parse(text)
+    except DamagedRevisionError:
+        return False
+    return True
+
+
 def line_ending(text: bytes) -> Ending:
     """What the text at the end of a line or block says.
 

@@ -12,6 +12,7 @@ from redis_state.errors import ForeignLoopError, ServerRefusedError, StateStoreE
 from redis_state.transport.dispatcher import Dispatcher
 from redis_state.transport.outcomes import closed
 from redis_state.transport.request import EXEC, MULTI, Request, command
+from redis_state.transport.shapes import is_text
 
 if TYPE_CHECKING:
     import logging
@@ -136,7 +137,7 @@ class Client:
 
     async def nodes(self, submit: Callable[[Request], Awaitable[Any]]) -> list[str]:
         """The names of all servers that hold slots."""
-        await submit(command(None, "PING"))  # when it is answered, the routes are known
+        await submit(command(None, "PING", fits=is_text))  # when it is answered, the routes are known
         return self.node_names()
 
     def node_names(self) -> list[str]:
@@ -199,12 +200,12 @@ class Client:
 
     async def _is_cluster(self, submit: Callable[[Request], Awaitable[Any]]) -> bool:
         try:
-            info = await submit(command(None, "INFO", "cluster"))
+            info = await submit(command(None, "INFO", "cluster", fits=is_text))
         except ServerRefusedError as error:
             if error.code in ("NOAUTH", "WRONGPASS"):
                 raise
             return False  # a user without INFO; a cluster's redirects will still say what is wrong
-        return type(info) is bytes and b"cluster_enabled:1" in info
+        return b"cluster_enabled:1" in bytes(info)
 
     # Closing
 

@@ -244,8 +244,11 @@ class Connection(asyncio.Protocol):
             if replicas or request.error is not None:
                 self._left = 0
                 self._complete(request, reply)
-            else:
+            elif (fits := request.fits) is None or fits(reply):
                 settle(request, reply)
+            else:
+                self._left = 0
+                self._refuse(request)
         self._left = left
         return taken
 
@@ -269,14 +272,20 @@ class Connection(asyncio.Protocol):
             try:
                 self._owner.refused(self, request, error)
             except UnreadableReplyError:
-                self._settle(request, error=unreadable(request))
-                raise
+                self._refuse(request)
+        elif request.fits is not None and not request.fits(reply):
+            self._refuse(request)
         elif request.writes:
             request.applied = True
             request.connection = self  # it is not to be overtaken before it is confirmed
             self._unconfirmed.append((request, reply))
         else:
             self._settle(request, reply)
+
+    def _refuse(self, request: Request) -> None:
+        """Fail a request whose reply makes no sense, and trust nothing that follows."""
+        self._settle(request, error=unreadable(request))
+        raise UnreadableReplyError
 
     def _confirm(self, replicas: Any, error: ReplyError | None = None) -> None:
         """Settle the writes before a WAIT by its reply."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, cast
 
@@ -45,6 +46,7 @@ class Request(msgspec.Struct, eq=False):
         node: The name of the node it must go to; None for the one that holds the slot.
         script: The script that the payload belongs to.
         arguments: How many arguments the payload of a script holds.
+        fits: Whether a reply looks as that of the command must; None takes any.
 
     State of one execution, owned by the transport:
         future: The result.
@@ -68,6 +70,7 @@ class Request(msgspec.Struct, eq=False):
     node: str | None = None
     script: Script | None = None
     arguments: int = 0
+    fits: Callable[[Any], bool] | None = None
 
     future: Any = None  # asyncio.Future[Any], from the moment the transport has it
     deadline: float = 0.0
@@ -87,16 +90,25 @@ class Request(msgspec.Struct, eq=False):
     def become_script(self) -> None:
         """Turn into one script, for a replay and for a slot on the move. A single command has no need to."""
 
-    def call(self, script: Script, keys: Sequence[bytes], args: Sequence[Argument]) -> Self:
+    def call(
+        self, script: Script, keys: Sequence[bytes], args: Sequence[Argument], fits: Callable[[Any], bool]
+    ) -> Self:
         """Run a script with these arguments."""
         packed = pack((len(keys), *keys, *args))
         self.payload = packed[packed.index(b"\n") + 1 :]  # the connection writes the count, with the hash or the text
         self.script = script
         self.arguments = 1 + len(keys) + len(args)
         self.replies = 1
+        self.fits = fits
         return self
 
 
-def command(slot: int | None, *args: Argument, node: str | None = None, session: bytes | None = None) -> Request:
+def command(
+    slot: int | None,
+    *args: Argument,
+    fits: Callable[[Any], bool],
+    node: str | None = None,
+    session: bytes | None = None,
+) -> Request:
     """Make a request of one command that may be repeated."""
-    return Request(pack(args), slot, node=node, session=session)
+    return Request(pack(args), slot, node=node, session=session, fits=fits)

@@ -544,6 +544,7 @@ class TestOptions:
             "format": "msgpack",
             "partitions": 4,
             "replicas": 1,
+            "max_state_bytes": 1_000_000,
             "meter_provider": None,
             "logger": None,
         }

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 WORKERS = 6  # stores, each with a proxy of its own
 TIMEOUT = 3.0
-LONGEST_REPLAY = 6500  # bytes: a handshake, a script's text and its arguments
-SCRIPT_STEP = 37  # of a script's text not every byte is worth a cut
+LONGEST_REPLAY = 11_000  # bytes: a handshake, a script's text and its arguments
+SCRIPT_STEP = 67  # of a script's text not every byte is worth a cut
 
 
 class Attempt:
@@ -49,6 +49,8 @@ class Attempt:
 
 
 class FreshSave(Attempt):
+    outcomes = ("done", "unknown")  # where nothing is stored, a replay cannot tell whether it was, and does not create
+
     async def prepare(self) -> None:
         await self.store.ping()
         self.mine = state(self.session_id, "text", n=1)
@@ -57,7 +59,10 @@ class FreshSave(Attempt):
         await self.store.save(self.mine)
 
     def check(self, result: str, stored: AgentState | None) -> None:
-        assert stored is not None
+        if stored is None:
+            assert result == "unknown"
+            return
+        assert result == "done"
         assert stored == self.mine
         assert stored.version == 1
 

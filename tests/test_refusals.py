@@ -88,8 +88,9 @@ async def test_a_refusal_says_what_it_is_and_what_was_needed(store: Store, field
 async def test_a_refused_message_is_named_as_needed_too(store: Store) -> None:
     """A dict is appended where the type wants a Message."""
     await store.save(a_state())
+    mixed: list[Any] = [Message("user", "hi"), {"role": "user", "content": "hi"}]
     with pytest.raises(StateEncodeError, match=r"\$\.messages\[1\] .*dict, but Message is needed"):
-        await store.append("a1", "s1", [Message("user", "hi"), {"role": "user"}])  # pyright: ignore[reportArgumentType]
+        await store.append("a1", "s1", mixed)
     with pytest.raises(StateEncodeError, match=r"\$\.messages\[0\]\.content .*int, but str is needed"):
         await store.append("a1", "s1", [Message("user", 7)])  # pyright: ignore[reportArgumentType]
     assert (await store.load("a1", "s1")).messages == []

@@ -21,13 +21,16 @@ class Script:
     __slots__ = ("by_hash", "by_text", "name")
 
     def __init__(self, name: str, *uses: str) -> None:
-        text = "\n".join(
-            files("redis_state.scripts").joinpath(f"{part}.lua").read_text() for part in (*uses, name)
-        ).encode()
+        lines = (line for part in (*uses, name) for line in _source(part).splitlines())
+        text = "\n".join(line for line in lines if not line.lstrip().startswith("--")).encode()
         digest = hashlib.sha1(text, usedforsecurity=False).hexdigest().encode()
         self.name = name
         self.by_hash = b"$7\r\nEVALSHA\r\n$%d\r\n%b\r\n" % (len(digest), digest)
         self.by_text = b"$4\r\nEVAL\r\n$%d\r\n%b\r\n" % (len(text), text)
+
+
+def _source(name: str) -> str:
+    return files("redis_state.scripts").joinpath(f"{name}.lua").read_text()
 
 
 SAVE: Final = Script("save", "revision")

@@ -15,7 +15,7 @@ from redis_state import (
     StoreUnavailableError,
 )
 
-from .history import Event, explain
+from .history import Event, explain, surviving
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -66,10 +66,17 @@ def check_rest(loop: VirtualLoop, network: Network) -> list[str]:
     return problems
 
 
-def check_histories(histories: dict[str, list[Event]]) -> list[str]:
-    """Each session's history is explained by one order."""
+def check_histories(histories: dict[str, list[Event]], healed: float, *, has_lost: bool) -> list[str]:
+    """Each session's history is explained by one order.
+
+    Args:
+        histories: By session.
+        healed: When the last fault was over.
+        has_lost: Whether a failover may have lost what no replica had.
+    """
     problems: list[str] = []
-    for session, events in sorted(histories.items()):
+    for session, history in sorted(histories.items()):
+        events = surviving(history, healed) if has_lost else history
         if not explain(events):
             shown = "\n".join(
                 f"      {event.called:.5f} to {event.returned:.5f} {event.queue}{event.number} {event.what}"

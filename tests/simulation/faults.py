@@ -72,8 +72,16 @@ class Faults:
 NONE: Final = replace(Faults(), **{field.name: 0.0 for field in fields(Faults)})
 
 
-def draw(rng: random.Random) -> Faults:
-    """A subset of the faults: with few at a time, each shows what others would hide."""
+CALM: Final = replace(NONE, planned_failover=1.0, split=0.1, cancel=0.1, large=0.1)
+
+
+def draw(rng: random.Random, topology: Topology) -> Faults:
+    """A subset of the faults: with few at a time, each shows what others would hide.
+
+    Of Sentinels, some runs have a planned failover and nothing else: then no acknowledged write may be lost.
+    """
+    if topology == "sentinel" and rng.random() < 0.2:
+        return CALM
     share = rng.choice((0.0, 0.15, 0.3, 0.6, 1.0))
     scale = rng.choice((0.3, 1.0, 1.0, 2.0))
     return Faults(

@@ -27,6 +27,7 @@ class Event:
         what: For people.
         queue: Events of one queue happen in the order of their numbers, where their outcome is known; "" is no queue.
         number: The place in the queue.
+        writes: Whether it is a write that was confirmed, with its replicas.
     """
 
     called: float
@@ -35,6 +36,7 @@ class Event:
     what: str = ""
     queue: str = ""
     number: int = 0
+    writes: bool = False
 
 
 def explain(history: Sequence[Event]) -> bool:
@@ -65,6 +67,14 @@ def explain(history: Sequence[Event]) -> bool:
             return True  # too many possibilities to look through; other seeds have fewer
         open_.extend(_followers(events, before, rest, state))
     return False
+
+
+def surviving(history: Sequence[Event], healed: float) -> list[Event]:
+    """What is promised where a failover may have lost what no replica had.
+
+    Every confirmed write; reads only of the time since: before, they may have seen what is lost.
+    """
+    return [event for event in history if event.called >= healed or event.returned == math.inf or event.writes]
 
 
 def _followers(

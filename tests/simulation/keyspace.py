@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import re
 import time
 from typing import Any, Final, cast
@@ -11,6 +12,7 @@ import fakeredis
 from fakeredis._core import FakeServer
 from fakeredis._helpers import SimpleError, SimpleString
 from fakeredis._socket._fakesocket import FakeSocket
+from lupa.lua51 import LuaError
 from fakeredis.model import ZSet, is_write_command
 
 __all__ = ["Change", "Error", "Keyspace", "Reply", "Status", "encode", "is_write", "keys_of"]
@@ -29,10 +31,31 @@ _NO_KEYS: Final = {
     b"SUBSCRIBE", b"PSUBSCRIBE", b"UNSUBSCRIBE", b"PUNSUBSCRIBE", b"DBSIZE", b"PUBLISH",
 }  # fmt: skip
 _PREPARED: dict[str, Any] = {}
+_COMPILED: dict[bytes, Any] = {}
 
 
 class _Engine(FakeSocket):
     """Runs one command at a time, and returns its reply as it is."""
+
+    def eval(self, script: bytes, numkeys: int, *keys_and_args: bytes) -> Reply:
+        """What fakeredis does, without compiling a script again and collecting garbage after each."""
+        server: Any = self._server
+        digest = hashlib.sha1(script, usedforsecurity=False).hexdigest().encode()
+        server.script_cache[digest] = script
+        lua = self._get_server_runtime(server)
+        server._lua_current_socket[0] = self
+        self._script_resp = 2
+        table = lua.table_from
+        server._lua_set_keys_argv(table(keys_and_args[:numkeys]), table(keys_and_args[numkeys:]))
+        if digest not in _COMPILED:
+            _COMPILED[digest] = lua.compile(script)
+        try:
+            result = _COMPILED[digest]()
+        except LuaError as error:
+            raise SimpleError(f"ERR {error} script: {digest.decode()}") from None
+        finally:
+            self._script_resp = None
+        return self._convert_lua_result(result, nested=False)
 
     def run(self, fields: list[bytes]) -> Reply:
         name = fields[0].decode("latin-1").lower()

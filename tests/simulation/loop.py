@@ -65,8 +65,9 @@ class VirtualLoop(asyncio.BaseEventLoop):
         return await self.network.connect(protocol_factory, host, port)
 
     def _note_problem(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        error = context.get("exception")
-        self.problems.append(f"{context['message']}: {error!r}")
+        error, task = context.get("exception"), context.get("task") or context.get("future")
+        whose = f" in {task.get_coro().__qualname__}" if isinstance(task, asyncio.Task) else ""
+        self.problems.append(f"{context['message']}: {error!r}{whose}")
 
     def _run_once(self) -> None:
         ready: Any = self._ready  # type: ignore[attr-defined]

@@ -84,6 +84,7 @@ class Link(asyncio.Transport):
         self._is_lost = False  # the protocol was told, or will be
         self._paused = False
         self._reading = True
+        self._is_cut = False  # a write has come in part, and nothing comes after it
 
     # The client's end, as asyncio has it
 
@@ -120,12 +121,13 @@ class Link(asyncio.Transport):
         return True
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        if not data or self._closing or self._dead:
+        if not data or self._closing or self._dead or self._is_cut:
             return
         content = bytes(data)
         if self._dice.happens("cut_in_request"):
             cut = self._dice.rng.randrange(len(content))
             self._dice.note("cut_in_request", f"#{self.number} at {cut} of {len(content)}")
+            self._is_cut = True
             self._unsent.append(content[:cut])
             self._pump()
             self._at("_up", self.reset)

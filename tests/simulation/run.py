@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from redis_state import AgentState, RedisStateStore
 
 from .checkers import check_histories, check_rest, check_routes, check_time
-from .faults import Dice, Topology, draw
+from .faults import CALM, Dice, Topology, draw
 from .history import Event
 from .loop import BusyLoopError, DeadlockError, VirtualLoop
 from .sources import sources
@@ -57,7 +57,7 @@ def simulate(seed: int, topology: Topology) -> Result:
     """Run one seed."""
     rng = random.Random(f"{seed} {topology}")
     loop = VirtualLoop(rng)
-    dice = Dice(draw(rng), rng)
+    dice = Dice(draw(rng, topology), rng)
     dice.clock = loop.time
     result = Result(counts=dice.counts, trace=dice.trace)
     dice.say(str(dice.faults))
@@ -128,7 +128,9 @@ class Run:
         rng, dice = self._rng, self.dice
         self.world.plan(3.0, KEYS)
         closing = rng.choice(self._callers) if dice.happens("close") else None
-        count = rng.randrange(10, 40)
+        count, pace = rng.randrange(10, 40), rng.choice((1.0, 1.0, 4.0))
+        if dice.faults == CALM:
+            count, pace = 40, 4.0
         close_at = rng.randrange(count) if closing is not None else -1
         closes: asyncio.Task[None] | None = None
         for number in range(count):
@@ -144,7 +146,7 @@ class Run:
                 dice.note("freeze")
                 self._freeze(rng.choice((0.01, 0.2)))
             if rng.random() < 0.5:
-                await asyncio.sleep(rng.choice((0.0, 0.0005, 0.01, 0.2)))
+                await asyncio.sleep(rng.choice((0.0, 0.0005, 0.01, 0.2)) * pace)
             if rng.random() < 0.1:
                 await self._end(operation.task)
         await self._finish()
@@ -152,6 +154,7 @@ class Run:
             await closes
         self.world.heal()
         await asyncio.sleep(QUIET)
+        healed = self.loop.time()
         for caller in self._callers:
             if caller is not closing:
                 await self._live(caller)
@@ -162,10 +165,11 @@ class Run:
         self.problems += check_rest(self.loop, self.world.network)
         if problem := check_routes(self.world.routes_asked):
             self.problems.append(problem)
-        if not self.world.has_lost:
-            self.problems += check_histories(self._histories)
+        if self._replicas or not self.world.has_lost:
+            self.problems += check_histories(self._histories, healed, has_lost=self.world.has_lost)
         for node in self.world.nodes:
             self.problems += [f"the model does not know {name!r}" for name in sorted(node.unknown)]
+            self.problems += [f"{node} was sent what is no request: {error}" for error in node.protocol_errors]
         if self.loop.problems:
             gc.collect()
 

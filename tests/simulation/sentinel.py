@@ -32,7 +32,7 @@ class Sentinel(Node):
         if name in (b"SUBSCRIBE", b"PSUBSCRIBE"):
             replies = b""
             for channel in request[1:]:
-                session.channels.add(channel)
+                session.channels.add((name, channel))
                 replies += encode([name.lower(), channel, len(session.channels)])
             return replies
         if name in (b"UNSUBSCRIBE", b"PUNSUBSCRIBE"):
@@ -60,10 +60,10 @@ class Sentinel(Node):
         self.dice.counts["published"] += 1
         name, data = channel.encode(), text.encode()
         for session in sorted(self.sessions, key=lambda session: session.link.number):
-            for listened in sorted(session.channels):
-                if listened == name:
+            for how, listened in sorted(session.channels):
+                if how == b"SUBSCRIBE" and listened == name:
                     session.link.send(encode([b"message", name, data]))
-                elif fnmatchcase(channel, listened.decode("latin-1")):
+                elif how == b"PSUBSCRIBE" and fnmatchcase(channel, listened.decode("latin-1")):
                     session.link.send(encode([b"pmessage", listened, name, data]))
 
     def name(self, primary: Node) -> None:

@@ -40,7 +40,7 @@ class Session:
         asking: the next command may use a slot that this node imports.
         written: the offset of the last write, for WAIT.
         blocked: WAIT has not been answered.
-        channels: patterns and channels that it listens to.
+        channels: what it listens to, each with the command that said so.
     """
 
     def __init__(self, node: Node, link: Link) -> None:
@@ -53,14 +53,18 @@ class Session:
         self.written = 0
         self.blocked = False
         self.open = True
-        self.channels: set[bytes] = set()
+        self.channels: set[tuple[bytes, bytes]] = set()
         self._reader: Any = hiredis.Reader()
 
     def received(self, data: bytes) -> None:
         if self.open:
             self._reader.feed(data)
-            while (request := self._reader.gets()) is not False:
-                self.requests.append(request)
+            try:
+                while (request := self._reader.gets()) is not False:
+                    self.requests.append(request)
+            except hiredis.ProtocolError as error:
+                self.node.protocol_errors.append(str(error))
+                self.link.finish()
             self.go_on()
 
     def lost(self) -> None:
@@ -137,6 +141,7 @@ class Node:
         self.cluster: Any = None
         self.asked: list[float] = []  # when routes were asked for
         self.unknown: set[bytes] = set()
+        self.protocol_errors: list[str] = []
 
     def __repr__(self) -> str:
         return f"{self.host}:{self.port}"
@@ -315,16 +320,15 @@ class Node:
         ready = when[wanted - 1] if len(when) >= wanted else float("inf")
         if ready <= now:
             return encode(sum(each <= now for each in when))
-        session.blocked = True
-        due = min(ready, until)
+        session.blocked, written = True, session.written
 
         def answer() -> None:
             if self.stopped:
                 self.later(answer)
-            else:
-                session.unblock(sum(each <= due for each in when))
+            else:  # a replica may have left meanwhile
+                session.unblock(sum(replica.has_at(written) <= self.loop.time() for replica in self.replicas))
 
-        self.loop.happen(due, answer)
+        self.loop.happen(min(ready, until), answer)
         return None
 
     def has_at(self, offset: int) -> float:

@@ -7,8 +7,15 @@ import random
 import sys
 import time
 from contextlib import contextmanager
+from functools import lru_cache
+from importlib import metadata
 from typing import TYPE_CHECKING, Any, Final
 from unittest import mock
+
+import redis.asyncio.cluster
+from redis.crc import key_slot
+
+from .cluster import SLOTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -16,7 +23,8 @@ if TYPE_CHECKING:
     from .loop import VirtualLoop
 
 _EPOCH: Final = 1_750_000_000.0  # when the virtual clock began, in seconds since 1970
-_REPLACED: Final = ("redis_state", "redis.", "fakeredis")
+_REPLACED: Final = ("redis_state", "redis.", "fakeredis", "opentelemetry")
+_version = lru_cache(metadata.version)
 _found: dict[Callable[..., Any], list[tuple[Any, str]]] = {}
 
 
@@ -39,9 +47,15 @@ def sources(seed: int, loop: VirtualLoop) -> Iterator[None]:
         time.monotonic: loop.time,
         time.perf_counter: loop.time,
     }
+    # Neither changes what happens: redis-py looks for its own version for each client, and at each slot of a map.
+    replacements[metadata.version] = _version
+    patches = [
+        mock.patch.object(random, "_urandom", entropy.randbytes),
+        mock.patch.object(redis.asyncio.cluster, "REDIS_CLUSTER_HASH_SLOTS", SLOTS),
+        mock.patch.object(key_slot, "__defaults__", (SLOTS,)),
+    ]
     state = random.getstate()
     random.seed(seed)
-    patches = [mock.patch.object(random, "_urandom", entropy.randbytes)]
     patches += [
         mock.patch.object(module, name, replacement)
         for original, replacement in replacements.items()
@@ -60,7 +74,7 @@ def sources(seed: int, loop: VirtualLoop) -> Iterator[None]:
 def _places(original: Any) -> list[tuple[Any, str]]:
     """Where a function of the standard library is used: its own module, and what has imported it by name."""
     if original not in _found:
-        home: Any = os if original.__name__ == "urandom" else time
+        home: Any = sys.modules["os" if original.__module__ == "posix" else original.__module__]
         _found[original] = [(home, original.__name__)] + [
             (module, name)
             for title, module in list(sys.modules.items())

@@ -93,6 +93,7 @@ class Caller:
         self._objects: dict[str, tuple[AgentState, Stored]] = {}
         self._marks = 0
         self._number = 0
+        self._called = 0
 
     @property
     def budget(self) -> float:
@@ -141,6 +142,11 @@ class Caller:
         self._marks += 1
         return f"~{ord(self.name) * 10_000 + self._marks}~"
 
+    def _turn(self) -> int:
+        """The place of an operation among those of this store: it counts when it is called, not when its task is made."""
+        self._called += 1
+        return self._called
+
     def _pad(self) -> str:
         """Text that makes a few states large."""
         if self.world.dice.happens("large"):
@@ -152,12 +158,12 @@ class Caller:
         self, session: str, call: Awaitable[Any], step: Callable[[Any], Step | None], maybe: Step | None, what: str
     ) -> Any:
         """Await an operation, and add to the session's history what it did."""
-        called, number = self._loop.time(), self._number
+        called, number = self._loop.time(), self._turn()
         events = self.histories[session]
 
-        def note(effect: Step | None, returned: float, outcome: str) -> None:
+        def note(effect: Step | None, returned: float, outcome: str, *, writes: bool = False) -> None:
             if effect is not None:
-                events.append(Event(called, returned, effect, f"{what} {outcome}", self.name, number))
+                events.append(Event(called, returned, effect, f"{what} {outcome}", self.name, number, writes))
 
         try:
             result = await call
@@ -175,7 +181,8 @@ class Caller:
         except (OutcomeUnknownError, asyncio.CancelledError) as error:
             note(maybe, math.inf, type(error).__name__)
             raise
-        note(step(result), self._loop.time(), "done")
+        shown = seen_in(result) if isinstance(result, AgentState) else result
+        note(step(result), self._loop.time(), f"returned {shown}", writes=maybe is not None)
         return result
 
     def _check_replicas(self, what: str, mark: str) -> None:
@@ -244,8 +251,7 @@ class Caller:
             self._save_object(session, state, origin, "x" * 300_000, conditional=False, alone=False)
         )
         await asyncio.sleep(0)
-        self._number += 1
-        mark, before, called, number = self._mark(), state.version, self._loop.time(), self._number
+        mark, before, called, number = self._mark(), state.version, self._loop.time(), self._turn()
         state.context, state.data = {"mark": mark}, {"of": session, "pad": ""}
         events, effects = self.histories[session], [saved((before + made, (mark,))) for made in (1, 2)]
         said = f"save again {mark} over {before}"
@@ -258,7 +264,7 @@ class Caller:
             raise
         else:
             effect = saved((state.version, (mark,)))
-            events.append(Event(called, self._loop.time(), effect, said, self.name, number))
+            events.append(Event(called, self._loop.time(), effect, said, self.name, number, writes=True))
             self._check_replicas(said, mark)
         finally:
             await asyncio.gather(first, return_exceptions=True)
@@ -294,7 +300,7 @@ class Caller:
         except (StateStoreError, asyncio.CancelledError) as error:
             events.extend(Event(called, math.inf, each, f"update {marks} {error!r}") for each in effect)
             raise
-        events.extend(Event(called, self._loop.time(), each, f"update {marks}") for each in effect)
+        events.extend(Event(called, self._loop.time(), each, f"update {marks}", writes=True) for each in effect)
         self._check_replicas(f"update {marks}", marks[-1][1])
 
     async def _delete(self, session: str) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from redis.crc import key_slot
 
 from .cluster import Cluster
+from .faults import CALM
 from .network import Network
 from .sentinel import SERVICE, Sentinel
 from .server import Node
@@ -95,6 +96,8 @@ class World:
         for fault, happen in plans:
             if dice.happens(fault):
                 when = self.loop.time() + rng.choice((rng.random() * 0.05, rng.random() * seconds))
+                if dice.faults == CALM:
+                    when = self.loop.time() + 1.0 + rng.random() * 2  # every Sentinel is listened to by then
                 self.loop.happen(when, lambda happen=happen: None if dice.healed else happen())
         if dice.happens("outage"):
             dice.note("outage")
@@ -186,11 +189,11 @@ class World:
             old.follow(new)
             self._busy = False
             return
-        self.has_lost = True
         leader = rng.choice(self.sentinels)
         leader.publish("+try-failover", self._who(old))
         took_over = rng.choice((0.1, 0.5, 1.0))
-        self.loop.happen(self.loop.time() + took_over, lambda: self._switch(old, new, complete=False))
+        is_calm = self.dice.faults == CALM  # then the replica has all that was written before the store knew of it
+        self.loop.happen(self.loop.time() + took_over, lambda: self._switch(old, new, complete=is_calm))
         demoted = took_over + rng.choice((0.5, 1.0))
         self.loop.happen(self.loop.time() + demoted, lambda: self._demote(old, new))
 

@@ -59,24 +59,25 @@ class Cluster:
         if owner is None:
             self.dice.note("unserved_slot")
             return "CLUSTERDOWN Hash slot not served"
-        source, target = self.migrating.get(slot, (None, None))
-        if node is target and asking:
-            if len(set(keys)) > 1 and not all(map(node.keyspace.has, keys)):
-                self.dice.note("tryagain")
-                return "TRYAGAIN Multiple keys request during rehashing of slot"
-            return None
-        if owner is not node:
+        if owner is not node and not (asking and node is self.migrating.get(slot, (None, None))[1]):
             self.dice.note("moved")
             return f"MOVED {slot} {owner.host}:{owner.port}"
-        if node is source and target is not None:
-            missing = [key for key in keys if not node.keyspace.has(key)]
-            if missing and len(missing) < len(set(keys)):
-                self.dice.note("tryagain")
-                return "TRYAGAIN Multiple keys request during rehashing of slot"
-            if missing:
-                self.dice.note("ask")
-                return f"ASK {slot} {target.host}:{target.port}"
-        return None
+        return self._on_the_move(node, slot, keys)
+
+    def _on_the_move(self, node: Node, slot: int, keys: list[bytes]) -> str | None:
+        """The error where keys of a slot that moves are not all at this node."""
+        missing = [key for key in keys if slot in self.migrating and not node.keyspace.has(key)]
+        if not missing:
+            return None
+        source, target = self.migrating[slot]
+        is_some = len(missing) < len(keys) if node is source else len(set(keys)) > 1
+        if is_some:
+            self.dice.note("tryagain")
+            return "TRYAGAIN Multiple keys request during rehashing of slot"
+        if node is target:
+            return None
+        self.dice.note("ask")
+        return f"ASK {slot} {target.host}:{target.port}"
 
     def answer(self, node: Node, request: list[bytes]) -> Reply:
         """The reply to CLUSTER."""
@@ -120,7 +121,7 @@ class Cluster:
         if slot not in self.migrating:
             return
         source, target = self.migrating[slot]
-        keys = [key for key in source.keyspace.keys() if key_slot(key) == slot]
+        keys = [key for key in source.keyspace.all_keys() if key_slot(key) == slot]
         if keys:
             key = self.dice.rng.choice(sorted(keys))
             target.take_over(source, key)

@@ -77,9 +77,7 @@ def surviving(history: Sequence[Event], healed: float) -> list[Event]:
     return [event for event in history if event.called >= healed or event.returned == math.inf or event.writes]
 
 
-def _followers(
-    events: Sequence[Event], before: Sequence[int], rest: int, state: Stored
-) -> list[tuple[int, Stored]]:
+def _followers(events: Sequence[Event], before: Sequence[int], rest: int, state: Stored) -> list[tuple[int, Stored]]:
     first_return = math.inf
     candidates: list[int] = []
     for number, event in enumerate(events):
@@ -109,7 +107,7 @@ def exists(there: bool) -> Step:  # noqa: FBT001  # as the operation returned it
     return lambda before: before if (before != NOTHING) == there else None
 
 
-def deleted(there: bool | None) -> Step:
+def deleted(there: bool | None) -> Step:  # noqa: FBT001  # as the operation returned it
     """None: it is not known whether there was something."""
     return lambda before: NOTHING if there is None or (before != NOTHING) == there else None
 

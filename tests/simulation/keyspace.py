@@ -12,8 +12,8 @@ import fakeredis
 from fakeredis._core import FakeServer
 from fakeredis._helpers import SimpleError, SimpleString
 from fakeredis._socket._fakesocket import FakeSocket
-from lupa.lua51 import LuaError
 from fakeredis.model import ZSet, is_write_command
+from lupa.lua51 import LuaError
 
 __all__ = ["Change", "Error", "Keyspace", "Reply", "Status", "encode", "is_write", "keys_of"]
 
@@ -65,7 +65,7 @@ class _Engine(FakeSocket):
             signature.check_arity(arguments, self.version)
             self._db.time = time.time()
             with self._server.lock:  # fakeredis notifies under it
-                return self._run_command(func, signature, arguments, False)
+                return self._run_command(func, signature, arguments, False)  # noqa: FBT003  # fakeredis' own
         except SimpleError as error:
             return error
 
@@ -85,7 +85,8 @@ class Keyspace:
         """Make one Lua interpreter for all nodes of all runs: nothing of a run stays in it."""
         engine: Any = _Engine(self._server, 0, client_class=fakeredis.FakeRedis)
         engine._get_server_runtime(self._server)
-        _PREPARED.update({name: value for name, value in vars(self._server).items() if name.startswith("_lua_")})
+        prepared: dict[str, Any] = vars(self._server)
+        _PREPARED.update({name: value for name, value in prepared.items() if name.startswith("_lua_")})
 
     def run(self, fields: list[bytes]) -> Reply:
         """Execute one command."""
@@ -95,7 +96,7 @@ class Keyspace:
         """Whether a key is there."""
         return bool(self._engine.run([b"EXISTS", key]))
 
-    def keys(self) -> list[bytes]:
+    def all_keys(self) -> list[bytes]:
         return list(self._server.dbs[0])
 
     def value(self, key: bytes) -> Any:
@@ -124,7 +125,7 @@ class Keyspace:
     def take_all(self, other: Keyspace) -> None:
         """Become a copy of another node's keys."""
         self._server.dbs[0]._dict.clear()
-        for key in other.keys():
+        for key in other.all_keys():
             self.put((key, other.value(key)))
 
     def tokens(self, key: bytes) -> list[bytes]:

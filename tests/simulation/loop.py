@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 if TYPE_CHECKING:
     import random
@@ -58,7 +58,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def timers(self) -> list[asyncio.TimerHandle]:
         """The timers that are still set."""
-        scheduled: list[asyncio.TimerHandle] = self._scheduled  # type: ignore[attr-defined]
+        scheduled: list[asyncio.TimerHandle] = cast("Any", self)._scheduled
         return [handle for handle in scheduled if not handle.cancelled()]
 
     async def create_connection(self, protocol_factory: Any, host: Any = None, port: Any = None, **_: Any) -> Any:  # type: ignore[override]
@@ -66,15 +66,17 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def _note_problem(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error, task = context.get("exception"), context.get("task") or context.get("future")
-        whose = f" in {task.get_coro().__qualname__}" if isinstance(task, asyncio.Task) else ""
+        coroutine = cast("Any", task).get_coro() if isinstance(task, asyncio.Task) else None
+        whose = f" in {coroutine.__qualname__}" if coroutine is not None else ""
         self.problems.append(f"{context['message']}: {error!r}{whose}")
 
     def _run_once(self) -> None:
-        ready: Any = self._ready  # type: ignore[attr-defined]
-        scheduled: Any = self._scheduled  # type: ignore[attr-defined]
+        inside = cast("Any", self)
+        ready = inside._ready
+        scheduled = inside._scheduled
         while scheduled and scheduled[0].cancelled():
             self._forget(heapq.heappop(scheduled))
-        if not ready and not self._stopping:  # type: ignore[attr-defined]
+        if not ready and not inside._stopping:
             due = [heap[0][0] for heap in (self._events,) if heap] + [timer.when() for timer in scheduled[:1]]
             if not due:
                 raise DeadlockError
@@ -98,7 +100,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._now += TURN
 
     def _forget(self, handle: Any) -> None:
-        self._timer_cancelled_count -= 1  # type: ignore[attr-defined]
+        cast("Any", self)._timer_cancelled_count -= 1
         handle._scheduled = False
 
     def _count(self) -> None:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import hashlib
 import random
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from redis_state import AgentState, RedisStateStore
+from redis_state import RedisStateStore
 
 from .checkers import check_histories, check_rest, check_routes, check_time
 from .faults import CALM, Dice, Topology, draw
 from .history import Event
 from .loop import BusyLoopError, DeadlockError, VirtualLoop
 from .sources import sources
-from .workload import AGENT, SESSIONS, Caller
+from .workload import SESSIONS, Caller
 from .world import World
 
 if TYPE_CHECKING:
@@ -82,7 +81,7 @@ def _waiting(loop: VirtualLoop) -> list[str]:
 
 def _abandon(loop: VirtualLoop, main: asyncio.Task[Any]) -> None:
     """Leave nothing behind of a run that failed."""
-    loop.set_exception_handler(lambda *_: None)
+    loop.set_exception_handler(_ignore)
     if not main.done():
         loop.network.closed = True
         tasks = asyncio.all_tasks(loop)
@@ -90,6 +89,10 @@ def _abandon(loop: VirtualLoop, main: asyncio.Task[Any]) -> None:
             task._log_destroy_pending = False  # type: ignore[attr-defined]
         del tasks
     loop.close()
+
+
+def _ignore(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Its problem is known."""
 
 
 class Run:
@@ -110,6 +113,8 @@ class Run:
         self._rng = rng
         self._replicas = rng.choice((0, 0, 1))
         self._times = rng.choice(((1.0, 0.5, 1.0), (0.3, 0.2, 0.5), (3.0, 3.0, 5.0)))
+        if dice.faults == CALM:  # writes are held for as long as a failover takes
+            self._times = (3.0, 3.0, 5.0)
         self._pool = rng.choice((1, 2, 3, 10))
         self._histories: dict[str, list[Event]] = {session: [] for session in SESSIONS}
         self._callers = [self._open(chr(FIRST_CALLER + number)) for number in range(rng.choice((1, 1, 2)))]
@@ -124,21 +129,35 @@ class Run:
         return caller
 
     async def run(self) -> None:
-        """Everything."""
-        rng, dice = self._rng, self.dice
+        """Everything: operations while things go wrong, one on each session when nothing does any more, and the end."""
         self.world.plan(3.0, KEYS)
-        closing = rng.choice(self._callers) if dice.happens("close") else None
+        closed = await self._work()
+        self.world.heal()
+        await asyncio.sleep(QUIET)
+        healed = self.loop.time()
+        for caller in self._callers:
+            if caller is not closed:
+                await self._live(caller)
+        for caller in self._callers:
+            await self._close(caller)
+            self.problems += caller.problems
+        await asyncio.sleep(0.001)
+        self._check(healed)
+
+    async def _work(self) -> Caller | None:
+        """Start operations, and wait for them. Returns the caller whose store was closed meanwhile."""
+        rng, dice = self._rng, self.dice
         count, pace = rng.randrange(10, 40), rng.choice((1.0, 1.0, 4.0))
         if dice.faults == CALM:
             count, pace = 40, 4.0
+        closing = rng.choice(self._callers) if dice.happens("close") else None
         close_at = rng.randrange(count) if closing is not None else -1
         closes: asyncio.Task[None] | None = None
         for number in range(count):
             if number == close_at and closing is not None:
                 dice.note("close")
                 closes = self.loop.create_task(self._close(closing))
-            caller = rng.choice(self._callers)
-            operation = caller.start(rng.choice(KINDS), rng.choice(SESSIONS))
+            operation = rng.choice(self._callers).start(rng.choice(KINDS), rng.choice(SESSIONS))
             if dice.happens("cancel"):
                 dice.note("cancel", operation.what)
                 self._cancel_after(operation.task, rng.choice((0, 1, 2, 3, 5, 8, 20, 60)))
@@ -152,16 +171,10 @@ class Run:
         await self._finish()
         if closes is not None:
             await closes
-        self.world.heal()
-        await asyncio.sleep(QUIET)
-        healed = self.loop.time()
-        for caller in self._callers:
-            if caller is not closing:
-                await self._live(caller)
-        for caller in self._callers:
-            await self._close(caller)
-            self.problems += caller.problems
-        await asyncio.sleep(0.001)
+        return closing
+
+    def _check(self, healed: float) -> None:
+        """What is left, and what all callers together have seen."""
         self.problems += check_rest(self.loop, self.world.network)
         if problem := check_routes(self.world.routes_asked):
             self.problems.append(problem)
@@ -170,8 +183,6 @@ class Run:
         for node in self.world.nodes:
             self.problems += [f"the model does not know {name!r}" for name in sorted(node.unknown)]
             self.problems += [f"{node} was sent what is no request: {error}" for error in node.protocol_errors]
-        if self.loop.problems:
-            gc.collect()
 
     def _freeze(self, seconds: float) -> None:
         self.loop.freeze(seconds)
@@ -221,5 +232,3 @@ class Run:
         left = [each.what for each in running if not each.task.done()]
         if left:
             caller.problems.append(f"after aclose() these are pending: {left}")
-
-

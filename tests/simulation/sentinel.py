@@ -6,11 +6,12 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from .keyspace import Error, Reply, encode
-from .server import Node, Session
+from .server import Node
 
 if TYPE_CHECKING:
     from .faults import Dice
     from .loop import VirtualLoop
+    from .session import Session
 
 SERVICE = "main"
 
@@ -47,8 +48,16 @@ class Sentinel(Node):
             return [self.named.host.encode(), b"%d" % self.named.port]
         if what == b"sentinels":
             return [
-                [b"name", b"s%d" % each.port, b"ip", each.host.encode(), b"port", b"%d" % each.port]
-                + [b"runid", b"%040d" % each.port, b"flags", b"sentinel"]
+                [
+                    b"name",
+                    b"s%d" % each.port,
+                    b"ip",
+                    each.host.encode(),
+                    b"port",
+                    b"%d" % each.port,
+                    b"flags",
+                    b"sentinel",
+                ]
                 for each in self.others
             ]
         return Error(f"ERR Unknown sentinel subcommand '{what.decode('latin-1')}'")

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
-import hiredis
-
 from .keyspace import TOKEN, Change, Error, Keyspace, Reply, Status, encode, is_write, keys_of
+from .session import Session
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,82 +27,6 @@ _REFUSALS: Final = {
     "MASTERDOWN": "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
 }
 _WRITES_ONLY: Final = {"OOM", "NOREPLICAS", "READONLY"}
-
-
-class Session:
-    """The server's end of a connection.
-
-    All of its state:
-        requests: what has come and was not executed.
-        queued: the commands of an open MULTI; None outside.
-        broken: a command of it was refused.
-        asking: the next command may use a slot that this node imports.
-        written: the offset of the last write, for WAIT.
-        blocked: WAIT has not been answered.
-        channels: what it listens to, each with the command that said so.
-    """
-
-    def __init__(self, node: Node, link: Link) -> None:
-        self.node = node
-        self.link = link
-        self.requests: deque[list[bytes]] = deque()
-        self.queued: list[list[bytes]] | None = None
-        self.broken = False
-        self.asking = False
-        self.written = 0
-        self.blocked = False
-        self.open = True
-        self.channels: set[tuple[bytes, bytes]] = set()
-        self._reader: Any = hiredis.Reader()
-
-    def received(self, data: bytes) -> None:
-        if self.open:
-            self._reader.feed(data)
-            try:
-                while (request := self._reader.gets()) is not False:
-                    self.requests.append(request)
-            except hiredis.ProtocolError as error:
-                self.node.protocol_errors.append(str(error))
-                self.link.finish()
-            self.go_on()
-
-    def lost(self) -> None:
-        self.open = False
-        self.node.sessions.discard(self)
-
-    def go_on(self) -> None:
-        """Execute what has come."""
-        while self.requests and self.open and not self.blocked:
-            self._take(self.requests.popleft())
-
-    def _take(self, request: list[bytes]) -> None:
-        dice, name = self.node.dice, request[0].upper()
-        if dice.happens("cut_before_execution"):
-            dice.note("cut_before_execution", f"#{self.link.number} {name!r}")
-            self.link.reset()
-            return
-        reply = self.node.execute(self, request, name)
-        if reply is None:
-            return  # blocked
-        if dice.happens("cut_before_reply"):
-            dice.note("cut_before_reply", f"#{self.link.number} {name!r}")
-            self.link.reset()
-        elif dice.happens("cut_in_reply"):
-            dice.note("cut_in_reply", f"#{self.link.number} {name!r}")
-            self.link.send(reply[: dice.rng.randrange(len(reply))])
-            self.link.finish()
-        else:
-            self.link.send(reply)
-            if dice.happens("cut_after_reply"):
-                dice.note("cut_after_reply", f"#{self.link.number} {name!r}")
-                self.link.finish()
-
-    def unblock(self, reply: Reply) -> None:
-        """Answer a WAIT."""
-        if self.blocked and self.open:
-            self.blocked = False
-            self.link.send(encode(reply))
-            self.go_on()
 
 
 class Node:
@@ -133,7 +56,7 @@ class Node:
         self.has: set[bytes] = set()
         self.durable: set[bytes] = set()
         self.behind: deque[tuple[float, int, list[Change], list[bytes]]] = deque()
-        self.refusing = ("", 0.0)
+        self.refusing: tuple[str, float] = ("", 0.0)
         self.stopped = False
         self.down = False
         self.sessions: set[Session] = set()
@@ -176,13 +99,20 @@ class Node:
         if name == b"WAIT":
             return self._wait(session, int(request[1]), int(request[2]))
         asking, session.asking = session.asking, False
+        special = self._refused(session, request, name, asking=asking) or self._transact(session, request, name)
+        return special or encode(self.run(session, request, name))
+
+    def _refused(self, session: Session, request: list[bytes], name: bytes, *, asking: bool) -> bytes | None:
         refusal = self._refusal(request, name) or self._elsewhere(session, request, asking=asking)
-        if refusal is not None:
-            if name == b"EXEC":
-                session.queued, session.broken = None, False
-                return encode(Error(f"EXECABORT Transaction discarded because of: {refusal}"))
-            session.broken = session.broken or session.queued is not None
-            return encode(Error(refusal))
+        if refusal is None:
+            return None
+        if name == b"EXEC":
+            session.queued, session.broken = None, False
+            return encode(Error(f"EXECABORT Transaction discarded because of: {refusal}"))
+        session.broken = session.broken or session.queued is not None
+        return encode(Error(refusal))
+
+    def _transact(self, session: Session, request: list[bytes], name: bytes) -> bytes | None:
         if name == b"MULTI":
             session.queued, session.broken = [], False
             return encode(OK)
@@ -191,7 +121,7 @@ class Node:
         if session.queued is not None:
             session.queued.append(request)
             return b"+QUEUED\r\n"
-        return encode(self.run(session, request, name))
+        return None
 
     def _exec(self, session: Session) -> bytes:
         queued, session.queued = session.queued, None

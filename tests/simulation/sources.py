@@ -18,7 +18,7 @@ from redis.crc import key_slot
 from .cluster import SLOTS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator
 
     from .loop import VirtualLoop
 
@@ -29,7 +29,7 @@ _found: dict[Callable[..., Any], list[tuple[Any, str]]] = {}
 
 
 @contextmanager
-def sources(seed: int, loop: VirtualLoop) -> Iterator[None]:
+def sources(seed: int, loop: VirtualLoop) -> Generator[None]:
     """Draw all that is random from the seed, and read all clocks from the loop.
 
     Two stores get different ids here even where both seed `random`, so that seeded ids cannot be found by a simulation.

@@ -29,12 +29,16 @@ if TYPE_CHECKING:
 AGENT: Final = "agent"
 SESSIONS: Final = ("one", "two")
 STEPS: Final = {"list": 6, "count": 6, "sessions": 8, "agents": 16, "delete_agent": 8, "load_many": 2}
+WRITES: Final = {"save", "save_if", "save_twice", "append", "update", "delete", "delete_agent", "save_other"}
 ATTEMPTS: Final = 3  # of an update
 
 
 def seen_in(state: AgentState) -> Stored:
     """What a loaded state amounts to."""
-    return state.version, (state.context.get("mark", ""), *(message.content.split(" ")[0] for message in state.messages))
+    return state.version, (
+        state.context.get("mark", ""),
+        *(message.content.split(" ")[0] for message in state.messages),
+    )
 
 
 @dataclass
@@ -104,14 +108,17 @@ class Caller:
         """Start one operation."""
         operation: Callable[[str], Awaitable[None]] = getattr(self, f"_{kind}")
         self._number += 1
-        what = f"{self.name}{self._number} {kind} {session}"
-        writes = kind in ("save", "save_if", "save_twice", "append", "update", "delete", "delete_agent", "save_other")
-        task = self._loop.create_task(self._run(what, kind, lambda: operation(session), must_succeed, writes))
+        what, writes = f"{self.name}{self._number} {kind} {session}", kind in WRITES
+        task = self._loop.create_task(
+            self._run(what, kind, lambda: operation(session), must_succeed=must_succeed, writes=writes)
+        )
         started = Operation(what, writes, task)
         self.operations.append(started)
         return started
 
-    async def _run(self, what: str, kind: str, work: Callable[[], Awaitable[None]], must_succeed: bool, writes: bool) -> None:  # noqa: FBT001
+    async def _run(
+        self, what: str, kind: str, work: Callable[[], Awaitable[None]], *, must_succeed: bool, writes: bool
+    ) -> None:
         called, frozen, first = self._loop.time(), self.frozen, self.first
         said = "done"
         try:
@@ -143,7 +150,7 @@ class Caller:
         return f"~{ord(self.name) * 10_000 + self._marks}~"
 
     def _turn(self) -> int:
-        """The place of an operation among those of this store: it counts when it is called, not when its task is made."""
+        """The place of an operation among those of this store: when it was called, not when its task was made."""
         self._called += 1
         return self._called
 
@@ -250,6 +257,7 @@ class Caller:
         first = self._loop.create_task(
             self._save_object(session, state, origin, "x" * 300_000, conditional=False, alone=False)
         )
+        first.add_done_callback(lambda task: task.cancelled() or task.exception())
         await asyncio.sleep(0)
         mark, before, called, number = self._mark(), state.version, self._loop.time(), self._turn()
         state.context, state.data = {"mark": mark}, {"of": session, "pad": ""}

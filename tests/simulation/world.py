@@ -149,8 +149,9 @@ class World:
         new.behind = type(new.behind)(each for each in new.behind if each[0] <= frozen)
         rng = self.dice.rng
         gone = rng.choice((0.05, 0.5, 1.5))
-        for sentinel in self.sentinels[:1]:
-            self.loop.happen(self.loop.time() + gone * 0.9, lambda: sentinel.publish("+try-failover", self._who(old)))
+        if self.sentinels:
+            leader = self.sentinels[0]
+            self.loop.happen(self.loop.time() + gone * 0.9, lambda: leader.publish("+try-failover", self._who(old)))
         self.loop.happen(self.loop.time() + gone, lambda: self._switch(old, new, complete=False))
         self.loop.happen(self.loop.time() + gone + rng.choice((0.3, 2.0)), lambda: self._return(old, new))
 

@@ -85,7 +85,7 @@ class Keyspace:
         """Make one Lua interpreter for all nodes of all runs: nothing of a run stays in it."""
         engine: Any = _Engine(self._server, 0, client_class=fakeredis.FakeRedis)
         engine._get_server_runtime(self._server)
-        prepared: dict[str, Any] = vars(self._server)
+        prepared = cast("dict[str, Any]", vars(self._server))
         _PREPARED.update({name: value for name, value in prepared.items() if name.startswith("_lua_")})
 
     def run(self, fields: list[bytes]) -> Reply:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from redis_state import (
     AgentState,
@@ -41,18 +40,10 @@ def seen_in(state: AgentState) -> Stored:
     )
 
 
-@dataclass
-class Operation:
-    """One operation that was started.
-
-    Attributes:
-        what: For people.
-        writes: Whether it changes anything.
-        task: What runs it.
-    """
+class Operation(NamedTuple):
+    """One operation that was started."""
 
     what: str
-    writes: bool
     task: asyncio.Task[None]
 
 
@@ -112,7 +103,7 @@ class Caller:
         task = self._loop.create_task(
             self._run(what, kind, lambda: operation(session), must_succeed=must_succeed, writes=writes)
         )
-        started = Operation(what, writes, task)
+        started = Operation(what, task)
         self.operations.append(started)
         return started
 

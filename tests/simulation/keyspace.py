@@ -113,6 +113,13 @@ class Keyspace:
             other.value = copy.deepcopy(item.value)
         return other
 
+    def content(self, key: bytes) -> object:
+        """What a key holds, to see whether a script has changed it."""
+        item = self._server.dbs[0]._dict.get(key)
+        if item is None:
+            return None
+        return (dict(item.value._bylex) if isinstance(item.value, ZSet) else item.value), item.expireat
+
     def put(self, change: Change) -> None:
         """Take a value over from another node."""
         key, item = change

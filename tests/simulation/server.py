@@ -165,12 +165,14 @@ class Node:
             self.dice.note("script_flush")
             self.keyspace.forget_scripts()
         writes = is_write(request)
+        keys = keys_of(request) if writes else []
+        before = [self.keyspace.content(key) for key in keys]
         reply = self.keyspace.run(request)
         if isinstance(reply, Error) and "unknown command" in reply.value:
             self.unknown.add(name)
         if isinstance(reply, Error) and reply.value.startswith("NOSCRIPT"):
             self.dice.counts["noscript"] += 1
-        if writes and not isinstance(reply, Error):
+        if before != [self.keyspace.content(key) for key in keys]:  # what changes nothing is no write for WAIT
             self._replicate(session, request)
         return reply
 

@@ -57,7 +57,7 @@ def happened() -> Counter[str]:
 
 
 @pytest.mark.skipif(SEED in os.environ, reason="one seed is replayed")
-@pytest.mark.parametrize(("topology", "start"), chunks())
+@pytest.mark.parametrize(("topology", "start"), [*chunks()])
 def test_promises_hold_whatever_goes_wrong(topology: Topology, start: int, happened: Counter[str]) -> None:
     """Operations end in time and tell the truth, close leaves nothing, and after the faults everything works."""
     happened.update(run(range(start, start + CHUNK), topology))

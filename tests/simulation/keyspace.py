@@ -31,11 +31,18 @@ _NO_KEYS: Final = {
     b"SUBSCRIBE", b"PSUBSCRIBE", b"UNSUBSCRIBE", b"PUNSUBSCRIBE", b"DBSIZE", b"PUBLISH",
 }  # fmt: skip
 _PREPARED: dict[str, Any] = {}
+_ALWAYS_WRITES: Final = {b"SET", b"APPEND", b"SETRANGE"}  # replicated even where they change nothing
 _COMPILED: dict[bytes, Any] = {}
 
 
 class _Engine(FakeSocket):
     """Runs one command at a time, and returns its reply as it is."""
+
+    wrote = False  # whether anything was executed that is replicated even where it changes nothing
+
+    def _lua_redis_call(self, lua_runtime: Any, expected_globals: set[Any], op: bytes, *args: Any) -> Any:
+        self.wrote = self.wrote or op.upper() in _ALWAYS_WRITES
+        return super()._lua_redis_call(lua_runtime, expected_globals, op, *args)
 
     def eval(self, script: bytes, numkeys: int, *keys_and_args: bytes) -> Reply:
         """What fakeredis does, without compiling a script again and collecting garbage after each."""
@@ -90,7 +97,13 @@ class Keyspace:
 
     def run(self, fields: list[bytes]) -> Reply:
         """Execute one command."""
+        self._engine.wrote = fields[0].upper() in _ALWAYS_WRITES
         return self._engine.run(fields)
+
+    @property
+    def wrote(self) -> bool:
+        """Whether the last command has executed a write that is replicated even where it changes nothing."""
+        return self._engine.wrote
 
     def has(self, key: bytes) -> bool:
         """Whether a key is there."""
@@ -118,7 +131,7 @@ class Keyspace:
         item = self._server.dbs[0]._dict.get(key)
         if item is None:
             return None
-        return (dict(item.value._bylex) if isinstance(item.value, ZSet) else item.value), item.expireat
+        return (dict(cast("Any", item.value)._bylex) if isinstance(item.value, ZSet) else item.value), item.expireat
 
     def put(self, change: Change) -> None:
         """Take a value over from another node."""

@@ -172,7 +172,9 @@ class Node:
             self.unknown.add(name)
         if isinstance(reply, Error) and reply.value.startswith("NOSCRIPT"):
             self.dice.counts["noscript"] += 1
-        if before != [self.keyspace.content(key) for key in keys]:  # what changes nothing is no write for WAIT
+        if self.keyspace.wrote or before != [
+            self.keyspace.content(key) for key in keys
+        ]:  # what changes nothing is no write for WAIT
             self._replicate(session, request)
         return reply
 

@@ -318,7 +318,8 @@ class RedisStateStore(SessionStore[S]):
     ) -> S:
         self = cast("RedisStateStore[Any]", self)  # noqa: PLW0642  # to type checkers it is any store with versions
         self._types.require("version", "update()")
-        return await update(self, self._lines, agent_id, session_id, fn, attempts=attempts, ttl=ttl)
+        with self._client.operation():
+            return await update(self, self._lines, agent_id, session_id, fn, attempts=attempts, ttl=ttl)
 
     async def append(
         self: KeepsMessages[M],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from redis.asyncio import ConnectionPool, Redis
 from redis.exceptions import RedisError
@@ -24,6 +24,18 @@ _SWITCH_WORDS: Final = 5
 _FIRST_PAUSE, _LAST_PAUSE = 0.1, 2.0  # seconds before a lost subscription is made again
 
 
+class Primary(Protocol):
+    """What remembers which address has lost its role."""
+
+    async def is_primary(self, address: tuple[str, int]) -> bool:
+        """Whether an address that one Sentinel names is to be believed."""
+        ...
+
+    def switched(self, old: tuple[str, int], new: tuple[str, int]) -> bool:
+        """Take note of a failover. Returns whether it is news."""
+        ...
+
+
 class SentinelWatch:
     """Listens to every Sentinel, since only the one that runs a failover publishes its steps.
 
@@ -34,13 +46,15 @@ class SentinelWatch:
     Args:
         sentinels: Asks for the primary's address.
         service: The name of the primary.
+        primary: What remembers which address has lost its role.
         observer: Who is told.
     """
 
-    def __init__(self, sentinels: Sentinel, service: str, observer: PrimaryObserver) -> None:
+    def __init__(self, sentinels: Sentinel, service: str, primary: Primary, observer: PrimaryObserver) -> None:
         self._sentinels = sentinels
         self._service = service
         self._pool: Any = sentinels.sentinels[0].connection_pool
+        self._primary = primary
         self._observer = observer
         self._listeners: dict[tuple[str, int], asyncio.Task[None]] = {}
         self._heard: set[tuple[str, int]] = set()
@@ -55,7 +69,8 @@ class SentinelWatch:
                 with contextlib.suppress(RedisError, OSError, ValueError):
                     sentinels: Any = self._sentinels
                     address: Any = await sentinels.discover_master(self._service)
-                    self._observer.primary_is(*address)
+                    if await self._primary.is_primary(tuple(address)):
+                        self._observer.primary_is(*address)
                     for each in await self._others():
                         self._listen_to((str(each["ip"]), int(each["port"])))
                 await asyncio.sleep(_ASK_EVERY if self._heard else _ASK_UNHEARD)
@@ -106,9 +121,11 @@ class SentinelWatch:
         """Tell the observer. It reads ``master <name> <host> <port>``, or ``<name> <old> <port> <new> <port>``."""
         words = data.split(" ")
         if channel == _SWITCHED:
-            if words[0] == self._service and len(words) == _SWITCH_WORDS and words[4].isdecimal():
-                self._observer.primary_is(words[3], int(words[4]))
-                self._observer.failover_ends()
+            if len(words) == _SWITCH_WORDS and words[0] == self._service and (words[2] + words[4]).isdecimal():
+                old, new = (words[1], int(words[2])), (words[3], int(words[4]))
+                if self._primary.switched(old, new):
+                    self._observer.primary_is(*new)
+                    self._observer.failover_ends()
         elif words[:2] == ["master", self._service]:
             if channel == _BEGINS:
                 self._observer.failover_begins()

@@ -58,15 +58,23 @@ class Standalone:
         client: A `redis.asyncio.Redis`.
         owned: Whether this library made it, and closes it.
         cluster: Makes the topology for a server that turns out to be part of a cluster.
+        server: Opens connections; by default whatever the pool connects to.
     """
 
     is_cluster = False
 
-    def __init__(self, client: Any, *, owned: bool, cluster: Callable[[], Topology] | None = None) -> None:
+    def __init__(
+        self,
+        client: Any,
+        *,
+        owned: bool,
+        cluster: Callable[[], Topology] | None = None,
+        server: PooledServer | None = None,
+    ) -> None:
         self._client = client
         self._owned = owned
         self._cluster = cluster
-        self._server = PooledServer(client)
+        self._server = server or PooledServer(client)
         self.name = self._server.name
         self.tls = self._server.tls
 

@@ -281,11 +281,6 @@ local function made(list, id, version)
   return version
 end
 
--- Whether the list shows every write since the session was created, by a write that checked that nothing was there.
-local function complete(list, version)
-  return #list == version and #list > 0 and not list[#list].blind
-end
-
 -- Write something where a replay finds that its write has landed: WAIT counts what its own connection has written.
 local function confirm(key)
   redis.pcall('APPEND', key, '')

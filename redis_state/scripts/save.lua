@@ -21,17 +21,9 @@ local function never_happened(stored, list, wanted)
   return stored > wanted and replaced ~= nil and replaced.id == parent and known_since(list, parent)
 end
 
--- Whether a plain write may be repeated: it never happened, or whatever replaced it did so without checking, and nothing
--- that is stored builds on it. The entries must reach back to before it was sent, or to where their own history begins.
-local function repeatable(stored, list)
-  local blind = false
-  for _, entry in ipairs(list) do
-    if entry.id == parent or entry.id == seen then
-      return true
-    end
-    blind = blind or entry.blind
-  end
-  return #list == 0 or complete(list, stored) or (blind and #list < HISTORY)
+-- Whether it is certain that a plain write never happened: all writes are known since one before it.
+local function repeatable(list)
+  return known_since(list, seen) or known_since(list, parent)
 end
 
 local found = revision(KEYS[1])
@@ -57,7 +49,7 @@ if expected ~= '' then
   elseif replay and stored == 0 then  -- it never came, or somebody has deleted what it created
     return {'unknown', stored}
   end
-elseif replay and (found and found.missing or not repeatable(stored, list)) then
+elseif replay and (found and found.missing or not repeatable(list)) then
   return {'unknown', stored}
 end
 

@@ -6,6 +6,7 @@ import asyncio
 import copy
 import os
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from redis_state.errors import ForeignLoopError, ServerRefusedError, StateStoreError, StoreClosedError
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from redis_state.redis_py.topology import Topology
 
 _forks = 0  # how often this process is a fork's child
+
+
+# The operation of several steps that the running code is a part of.
+_operation: ContextVar[object] = ContextVar("redis_state_operation", default=None)
 
 
 def _note_fork() -> None:
@@ -123,17 +128,13 @@ class Client:
             raise StoreClosedError("the store is closed; open another one")
         token = object()
         self._operations.add(token)
+        before = _operation.set(token)
         try:
-            yield self._step
+            yield self.execute
         finally:
+            _operation.reset(before)
             self._operations.discard(token)
             self._check_idle()
-
-    async def _step(self, request: Request) -> Any:
-        loop = asyncio.get_running_loop()
-        if self._closed or not self._opened or loop is not self._loop or self._forks != _forks:
-            self._enter(loop, is_step=True)
-        return await self._wait_for(self._take(request, loop), request)
 
     async def nodes(self, submit: Callable[[Request], Awaitable[Any]]) -> list[str]:
         """The names of all servers that hold slots."""
@@ -149,9 +150,9 @@ class Client:
         server = None if self._dispatcher is None else self._dispatcher.topology.route(slot)
         return None if server is None else server.name
 
-    def _enter(self, loop: asyncio.AbstractEventLoop, *, is_step: bool = False) -> None:
+    def _enter(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin to open, or refuse another event loop, another process, and a closed store."""
-        if self._ended or (self._closed and not is_step):
+        if self._ended or (self._closed and _operation.get() not in self._operations):
             raise StoreClosedError("the store is closed; open another one")
         self._check_home(loop)
         if self._dispatcher is None:

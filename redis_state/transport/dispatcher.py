@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from redis_state.transport.request import Request
 
 
+_LONGEST_FAILOVER = 60.0  # seconds after which writes are held no more, if nobody says that it has ended
+
+
 class NodeGoneError(StoreUnavailableError):
     """Raised when a request was bound to a node that has left the cluster."""
 
@@ -224,13 +227,13 @@ class Dispatcher:
     # Sentinel
 
     def failover_begins(self) -> None:
-        """Hold writes: what the old primary acknowledges from now on may be lost. It must end within the budget."""
+        """Hold writes, each as long as it has time: what the old primary acknowledges from now on may be lost."""
         self.log.debug("a failover begins: writes wait")
-        self._gate.shut(self._loop.time() + self.limits.budget)
+        self._gate.shut(self._loop.time() + _LONGEST_FAILOVER)
         self._only = None
         for pool in self.pools.values():
             self._gate.hold(pool.take(lambda request: request.writes))
-        self.wake_in(self.limits.budget)
+        self.wake_in(self._tick_every)
 
     def failover_ends(self) -> None:
         """Send the writes that were held."""
@@ -263,18 +266,21 @@ class Dispatcher:
         """Settle what is late, close what is silent, send again what has waited."""
         self._timer = None
         now = self._loop.time()
-        following = self.pending.expire(now)
-        for pool in list(self.pools.values()):
-            following = min(following, pool.check(now))
-        self.recovery.resume(now)
-        if self._gate.until <= now:
-            self.failover_ends()
-        self._unopened = [request for request in self._unopened if not request.future.done()]
-        self._gate.forget_settled()
-        self.routes.forget_settled()
-        following = min(following, self.recovery.retries.due, self._gate.until)
-        if following < float("inf"):
-            self.wake_in(min(max(following - now, 0.0), self._tick_every))
+        following = now  # whatever happens, there is a next time
+        try:
+            following = self.pending.expire(now)
+            for pool in list(self.pools.values()):
+                following = min(following, pool.check(now))
+            self.recovery.resume(now)
+            if self._gate.until <= now:
+                self.failover_ends()
+            self._unopened = [request for request in self._unopened if not request.future.done()]
+            self._gate.forget_settled()
+            self.routes.forget_settled()
+            following = min(following, self.recovery.retries.due, self._gate.until)
+        finally:
+            if following < float("inf"):
+                self.wake_in(min(max(following - now, 0.001), self._tick_every))
 
     # Tasks
 

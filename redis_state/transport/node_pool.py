@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import random
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -176,7 +177,11 @@ class NodePool:
         if self._closed:  # the node has gone while this was under way
             await server.close(opened)
             return None
-        self.connections.append(Connection(self, opened, detach_transport(opened)))
+        transport = detach_transport(opened)
+        if transport.is_closing():  # lost already, which only redis-py was told
+            await server.close(opened)
+            return describe(ConnectionResetError(errno.ECONNRESET, ""), server.name, tls=server.tls)
+        self.connections.append(Connection(self, opened, transport))
         self.log.debug("connected to %s, %d of %d", printable(server.name), len(self.connections), self.limit)
         self._owner.opened(self)
         return None

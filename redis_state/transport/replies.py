@@ -13,6 +13,7 @@ from redis_state.errors import ServerRefusedError, StateStoreError, StoreUnavail
 _IN_SCRIPT: Final = re.compile(r"@?user_script:\d+: (?:@user_script: \d+: )?-?([A-Z]+) ")
 # As TRYAGAIN, to a script that computes its keys while their slot is being moved; Redis 8 has words of its own.
 _MOVING: Final = re.compile(r"access a non local key|undeclared keys were accessed during rehashing").search
+_ABORTED: Final = re.compile(r"because of: -?([A-Z]+) ")
 _REDIRECTION: Final = re.compile(r"(\d{1,5}) ([\x21-\x7e]{0,255}):(\d{1,5})").fullmatch
 # A permission that is wanting inside a script has the code ERR: up to Redis 7.0 with the first words, then the second.
 _NOPERM_IN_SCRIPT: Final = re.compile(
@@ -45,6 +46,8 @@ class ReplyError:
 
     def __init__(self, message: str) -> None:
         self.code, _, self.text = message.partition(" ")
+        if self.code == "EXECABORT" and (inner := _ABORTED.search(self.text)):
+            self.code = inner[1]  # EXEC itself was refused, and the transaction with it
         if self.code == "ERR":
             if _NOPERM_IN_SCRIPT(self.text):
                 self.code = "NOPERM"

@@ -6,6 +6,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 from redis_state.transport.outcomes import overdue
+from redis_state.transport.replies import OVERTAKEN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -107,6 +108,21 @@ class PendingRequests:
             self.settle(request, error=overdue(request, self._replicas))
         return following
 
+    def hold_back(self, request: Request) -> None:
+        """Have the reads that run beside a request and came after it answered after it: it is tried again."""
+        turn = self._turns.get(request.session) if request.session is not None else None
+        if isinstance(turn, _Turn):
+            turn.hold_back(request)
+
+    def start_again(self, request: Request) -> None:
+        """Start a read anew that was held back, when its turn comes."""
+        turn = self._turns.get(request.session) if request.session is not None else None
+        if isinstance(turn, _Turn) and len(turn.running) > 1:
+            del turn.running[request]
+            turn.again.append(request)
+        else:
+            self._start(request)
+
     def _wait(self, session: bytes, request: Request) -> None:
         turn = self._turns[session]
         if not isinstance(turn, _Turn):
@@ -118,7 +134,7 @@ class PendingRequests:
         turn = self._turns.get(session)
         if not isinstance(turn, _Turn) or request not in turn.running:
             return  # it was settled while it waited for its turn, or before
-        turn.running.discard(request)
+        del turn.running[request]
         if turn.running:
             return
         started = list(turn.advance(self._table))
@@ -136,31 +152,37 @@ class _Turn:
         first: The request that runs.
     """
 
-    __slots__ = ("running", "waiting", "writing")
+    __slots__ = ("again", "running", "waiting", "writing")
 
     def __init__(self, first: Request) -> None:
-        self.running = {first}
+        self.running = {first: None}
+        self.again: deque[Request] = deque()  # reads that were held back
         self.waiting: deque[Request] = deque()
         self.writing = first.writes
 
     def joins(self, request: Request) -> bool:
         """Take a request. Returns whether it runs at once, as a read among reads."""
-        if self.waiting or self.writing or request.writes:
+        if self.again or self.waiting or self.writing or request.writes:
             self.waiting.append(request)
             return False
-        self.running.add(request)
+        self.running[request] = None
         return True
+
+    def hold_back(self, request: Request) -> None:
+        """Mark the reads that run and came after a request: their replies do not count."""
+        for other in list(self.running)[list(self.running).index(request) + 1 :]:
+            other.error = OVERTAKEN
 
     def advance(self, table: dict[Request, None]) -> Iterator[Request]:
         """The next write, or all reads before it; what was settled meanwhile is left out."""
-        while self.waiting:
-            request = self.waiting[0]
+        while queue := self.again or self.waiting:
+            request = queue[0]
             if request in table:
                 if self.running and request.writes:
                     return
-                self.running.add(request)
+                self.running[request] = None
                 self.writing = request.writes
                 yield request
-            self.waiting.popleft()
+            queue.popleft()
             if self.writing and self.running:
                 return

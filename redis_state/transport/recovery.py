@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from redis_state.redis_py.topology import Server
     from redis_state.transport.connection import Connection
+    from redis_state.transport.pending import PendingRequests
     from redis_state.transport.routes import Routes
 
 _LOST_AT_ONCE: Final = 24  # attempts without a pause while connections are made and lost again
@@ -29,8 +30,10 @@ class Sender(Protocol):
     Attributes:
         log: Where debug lines go.
         routes: Which server takes what.
+        pending: The table of requests.
     """
 
+    pending: PendingRequests
     log: logging.Logger
     routes: Routes
 
@@ -76,6 +79,8 @@ class Recovery:
         verdict = replies.classify(error)
         if request.future.done():
             self._sender.settle(request)
+        elif error is replies.OVERTAKEN:
+            self._sender.pending.start_again(request)
         elif error.code == "OOM" and request.frees_memory and request.script is None:
             request.become_script()
             self._retry(request, error.code)
@@ -110,6 +115,7 @@ class Recovery:
             request.attempts += 1
             request.why = error.code
             request.asking = True
+            self._sender.pending.hold_back(request)
             if request.script is None:  # a slot on the move takes single commands only
                 request.become_script()
             self._sender.send_to(target, request)
@@ -122,6 +128,7 @@ class Recovery:
         """Send a request again, after a while if this is not the first time."""
         request.attempts += 1
         request.why = why or request.why
+        self._sender.pending.hold_back(request)
         self._sender.log.debug("attempt %d after: %s", request.attempts + 1, request.why or "connection lost")
         delay = 0.0 if request.attempts <= at_once else replies.backoff(request.attempts)
         if delay:

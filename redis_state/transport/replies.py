@@ -55,6 +55,9 @@ class ReplyError:
                 self.code = inner[1]
 
 
+OVERTAKEN: Final = ReplyError("OVERTAKEN")  # stands for the reply of a read that came before that of one before it
+
+
 class Verdict(Enum):
     """What becomes of an operation that the server refused before executing it."""
 

@@ -235,6 +235,8 @@ class MemoryStateStore(SessionStore[S]):
             deleted = self._find(agent_id, session_id) is not None
             if deleted:
                 del self._agents[agent_id][session_id]
+                if not self._agents[agent_id]:
+                    del self._agents[agent_id]
         except BaseException as error:
             self._metrics.delete.failed(started, error)
             raise
@@ -285,7 +287,7 @@ class MemoryStateStore(SessionStore[S]):
         check("progress", progress)
         sessions = self._sessions(agent_id)
         deleted = len(sessions)
-        sessions.clear()
+        self._agents.pop(agent_id, None)
         if deleted and progress is not None:
             progress(deleted)
         return deleted
@@ -336,7 +338,10 @@ class MemoryStateStore(SessionStore[S]):
         self._check(agent_id)
         now = monotonic()
         sessions = {key: session for key, session in self._agents.get(agent_id, {}).items() if session.expires_at > now}
-        self._agents[agent_id] = sessions
+        if sessions:
+            self._agents[agent_id] = sessions
+        else:
+            self._agents.pop(agent_id, None)
         return sessions
 
     def _newest(self, agent_id: str) -> list[tuple[int, str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
 from contextlib import aclosing
 from datetime import datetime, timedelta
 from functools import partial
@@ -26,6 +26,7 @@ from redis_state.eviction import Evictions
 from redis_state.keys import Keys, Partition, Session
 from redis_state.limits import Limits
 from redis_state.listing import Entry, Listing, Submit
+from redis_state.many import read_values
 from redis_state.metrics import Metrics
 from redis_state.options import StoreOptions, check_options
 from redis_state.partitions import check_partitions
@@ -36,12 +37,11 @@ from redis_state.scripts import REPAIR
 from redis_state.state import AgentState, S, SessionInfo, T
 from redis_state.transport.client import Client
 from redis_state.transport.request import Replay, Request, command
-from redis_state.transport.shapes import is_integer, is_text, is_value, values_of
+from redis_state.transport.shapes import is_integer, is_text, is_value
 from redis_state.update import Lines, update
 from redis_state.writes import Append, Save
 
-_AT_A_TIME: Final = 10  # commands of one `load_many` in flight
-_MGET: Final = 100  # states that one command loads, so that it holds the server for no more than a millisecond
+_SLICE: Final = 100  # states decoded before others have their turn
 
 
 class RedisStateStore(SessionStore[S]):
@@ -274,12 +274,13 @@ class RedisStateStore(SessionStore[S]):
             with self._client.operation() as submit:
                 for ids in by_partition.values():
                     order += ids
-                reads = [self._read_many(submit, partition, ids) for partition, ids in by_partition.items()]
+                ttl = self._ttl if self._refresh_ttl else None
+                reads = [read_values(submit, partition, ids, ttl) for partition, ids in by_partition.items()]
                 for some in await asyncio.gather(*reads):
                     values += some
             found: dict[str, S] = {}
             for number, (session_id, value) in enumerate(zip(order, values, strict=True), 1):
-                if number % _MGET == 0:
+                if number % _SLICE == 0:
                     await asyncio.sleep(0)  # others have their turn
                 if value is not None:
                     found[session_id], origin = self._codec.decode(value, agent_id, session_id)
@@ -289,23 +290,6 @@ class RedisStateStore(SessionStore[S]):
             raise
         self._metrics.load.done(started, len(found))
         return {session_id: found[session_id] for session_id in wanted if session_id in found}
-
-    async def _read_many(self, submit: Submit, partition: Partition, ids: Sequence[str]) -> list[Any]:
-        """The values of some sessions, None where there is none: some commands at a time."""
-        keys = [partition.state(session_id) for session_id in ids]
-        values: list[Any] = []
-        size = _MGET * _AT_A_TIME
-        for start in range(0, len(keys), size):
-            some = keys[start : start + size]
-            if self._refresh_ttl and self._ttl is not None:
-                reads = [command(partition.slot, "GETEX", key, "PX", self._ttl, fits=is_value) for key in some]
-                values += await asyncio.gather(*map(submit, reads))
-            else:
-                parts = [some[first : first + _MGET] for first in range(0, len(some), _MGET)]
-                reads = [command(partition.slot, "MGET", *part, fits=values_of(len(part))) for part in parts]
-                for reply in await asyncio.gather(*map(submit, reads)):
-                    values += reply
-        return values
 
     async def update(
         self: KeepsVersions,

@@ -144,6 +144,7 @@ class Stamp(msgspec.Struct):
         origin: The revision that the object stems from, where it is known.
         time: When; None where the type has no room for it.
         time_before: The object's time until then.
+        ended: Whether the save has succeeded or failed.
     """
 
     types: StateType[Any]
@@ -153,6 +154,12 @@ class Stamp(msgspec.Struct):
     origin: Revision
     time: datetime | None = None
     time_before: Any = None
+    ended: bool = False
+
+    def __del__(self) -> None:
+        """A save that was cancelled before it had begun is over as well."""
+        if not self.ended:
+            self.drop()
 
     def encode(self, encode: Callable[[Any], bytes]) -> bytes:
         """The bytes of the object as the save makes it, which it is only meanwhile."""
@@ -174,6 +181,7 @@ class Stamp(msgspec.Struct):
 
     def keep(self, revision: Revision) -> None:
         """The save has succeeded: leave the stamp on the object, unless a later save was faster."""
+        self.ended = True
         types, state = self.types, self.state
         notes: dict[str, Any] = state.__dict__ if types.has_room else {}
         if notes.get(_UNDER_WAY) == self.version:
@@ -188,6 +196,7 @@ class Stamp(msgspec.Struct):
 
     def drop(self) -> None:
         """The save has failed: the next one makes its version."""
+        self.ended = True
         notes: dict[str, Any] = self.state.__dict__ if self.types.has_room else {}
         if notes.get(_UNDER_WAY) == self.version:
             notes[_UNDER_WAY] = self.version - 1

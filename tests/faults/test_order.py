@@ -11,10 +11,12 @@ from proxy import FaultProxy
 from scripted import Command, ScriptedServer
 from timed import Store, messages, opened, state, texts, url_of
 
-if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+from redis_state.testing import ClusterServers
 
-    from redis_state.testing import ClusterServers, RedisServer
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Iterator
+
+    from redis_state.testing import RedisServer
 
 LARGE = "x" * 1_000_000
 TIMES = {"read_timeout": 2, "write_timeout": 2}
@@ -94,10 +96,17 @@ async def test_a_load_waits_for_a_save_that_a_loading_server_refused() -> None:
             assert load.result() == mine
 
 
-async def test_a_save_waits_for_an_append_that_a_moving_slot_refused(redis_cluster: ClusterServers) -> None:
+@pytest.fixture
+def own_cluster() -> Iterator[ClusterServers]:
+    """A cluster whose slots are moved."""
+    with ClusterServers() as cluster:
+        yield cluster
+
+
+async def test_a_save_waits_for_an_append_that_a_moving_slot_refused(own_cluster: ClusterServers) -> None:
     """TRYAGAIN is answered to a write of two keys of which one has moved; a load started after it sees the write."""
     prefix = f"test-{uuid.uuid4().hex}:"
-    cluster = redis_cluster
+    cluster = own_cluster
     async with opened(url_of(cluster.url, prefix, **TIMES), 4) as store:
         await store.save(state("s"))
         slot = cluster.slot_of("{a}")
@@ -158,6 +167,7 @@ async def test_a_save_that_is_cancelled_before_it_was_sent_uses_no_version(
         cancelled.cancel()
         await asyncio.wait({cancelled})
     assert cancelled.cancelled()
+    del cancelled  # a task that was cancelled before it began keeps its save alive
     await store.save(mine)
     assert mine.version == 2
     assert (await store.load("a", "s")).version == 2

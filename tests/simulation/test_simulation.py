@@ -23,7 +23,7 @@ SHOWN: Final = 60  # lines of a trace
 SEED: Final = "REDIS_STATE_SIMULATION_SEED"
 TOPOLOGIES: Final[tuple[Topology, ...]] = get_args(Topology)
 # What the servers answer because of a fault, beside the faults themselves.
-CONSEQUENCES: Final = {"moved", "ask", "tryagain", "noscript", "readonly", "wait", "published", "lost_writes"}
+CONSEQUENCES: Final = {"moved", "ask", "tryagain", "noscript", "wait", "published", "lost_writes"}
 
 
 def chunks() -> Iterator[tuple[Topology, int]]:

@@ -58,8 +58,8 @@ class Owner(Protocol):
         """Take back requests whose replies are lost; unless it is sure that they were not, they may be executed."""
         ...
 
-    def lost(self, connection: Connection) -> None:
-        """Forget a connection that is gone."""
+    def lost(self, connection: Connection, *, in_doubt: bool) -> None:
+        """Forget a connection that is gone; with writes in flight, it is in doubt what the server still reads of it."""
         ...
 
 
@@ -341,7 +341,7 @@ class Connection(asyncio.Protocol):
         executed = 0 if self._skipped else len(lost)  # those that may have been
         if executed and is_partly_sent:  # a server executes nothing of a request that it has a part of
             executed -= 1
-        self._owner.lost(self)
+        self._owner.lost(self, in_doubt=any(request.writes for request in lost[:executed]))
         self._owner.give_back(lost[:executed], executed=True)
         self._owner.give_back(lost[executed:], executed=False)
 

@@ -192,10 +192,17 @@ class NodePool:
         """Deal with an error reply."""
         self._owner.refused(self, connection, request, error)
 
-    def lost(self, connection: Connection) -> None:
-        """Forget a connection that is gone, and have it closed."""
+    def lost(self, connection: Connection, *, in_doubt: bool) -> None:
+        """Forget a connection that is gone, and have it closed.
+
+        What the server has received on it and not read yet is executed before anything on a connection that is opened
+        later, but perhaps after what is sent on one that is open: so writes in doubt are sent again on a new one.
+        """
         if connection in self.connections:
             self.connections.remove(connection)
+        if in_doubt:
+            for other in list(self.connections):
+                other.drain()
         self._owner.spawn(self.server.close(connection.opened))
         self._owner.lost(self)
         self.flush_soon()

@@ -6,27 +6,29 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from redis_state.errors import StateStoreError
+from redis_state.listing import PAGE
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from redis_state.keys import Partition
 
-EVERY: Final = 64  # writes to an agent, of which one has a page of its index checked
-_DEAD_SHARE: Final = 0.1  # of a page; above it, the next page is checked as well
+EVERY: Final = 64  # writes to an agent, of which one has a sample of its index checked
+_SAMPLE: Final = 16  # entries; more than that would cost a healthy index as much as the writes do
+_DEAD_SHARE: Final = 0.1  # of a sample or page; above it, the next page is checked as well
 
 
 class Cleanup:
-    """Checks a page of an index after so many writes, and goes on while it finds enough that is dead.
+    """Checks a sample of an index after so many writes, and goes on page by page while it finds enough that is dead.
 
-    A healthy index costs one script per sample; one full of expired sessions is emptied in one go.
+    A healthy index costs one small script per sample; one full of expired sessions is emptied in one go.
 
     Args:
-        check: Checks a page of an index from a cursor on; returns the next cursor, and how many entries were read and
-            how many of them were dead.
+        check: Checks a part of an index: from a cursor on, about so many entries. Returns the next cursor, and how many
+            entries were read and how many of them were dead.
     """
 
-    def __init__(self, check: Callable[[Partition, int], Awaitable[tuple[int, int, int]]]) -> None:
+    def __init__(self, check: Callable[[Partition, int, int], Awaitable[tuple[int, int, int]]]) -> None:
         self._check = check
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -40,11 +42,13 @@ class Cleanup:
             task.add_done_callback(self._tasks.discard)
 
     async def _run(self, partition: Partition) -> None:
+        count = _SAMPLE
         try:
             while True:
-                partition.cursor, read, dead = await self._check(partition, partition.cursor)
+                partition.cursor, read, dead = await self._check(partition, partition.cursor, count)
                 if partition.cursor == 0 or dead <= read * _DEAD_SHARE:
                     break
+                count = PAGE
         except StateStoreError:
             partition.cursor = 0  # a later write will have it checked again
         finally:

@@ -13,7 +13,8 @@ from __future__ import annotations
 import random
 import re
 import zlib
-from typing import Final
+from collections.abc import Callable
+from typing import Final, TypeVar
 from urllib.parse import unquote
 
 from redis.crc import key_slot
@@ -22,9 +23,12 @@ from redis_state.checks import check
 from redis_state.codec.revision import UNKNOWN, Origin
 from redis_state.errors import InvalidIdError
 
+K = TypeVar("K")
+V = TypeVar("V")
+
 MAX_ID_BYTES: Final = 512
-_CACHED_PARTITIONS: Final = 8192  # of the agents used last, so that few are remade for every operation
-_CACHED_SESSIONS: Final = 8192
+_RECENT_PARTITIONS: Final = 4096  # of the agents used last, so that few are remade for every operation
+_RECENT_SESSIONS: Final = 4096
 # All that means something in a key, in a glob pattern or on a terminal; everything else stays readable.
 _SPECIAL: Final = re.compile(r"[\x00-\x20%:{}*?\[\]\\^\x7f]")
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_.@+=/-]{1,512}").fullmatch
@@ -117,22 +121,46 @@ class Session:
         partition: The keys of its agent, or of a part of them.
         session_id: Its id.
         key: The key of its state.
-        sent_key: That key as it is sent.
-        sent_get: The command that reads it.
-        sent_member: The session's entry in the index as it is sent.
         seen: The latest write that the store has seen of it.
     """
 
-    __slots__ = ("key", "partition", "seen", "sent_get", "sent_key", "sent_member", "session_id")
+    __slots__ = ("key", "partition", "seen", "session_id")
 
     def __init__(self, partition: Partition, session_id: str) -> None:
         self.partition = partition
         self.session_id = session_id
         self.key = partition.state(session_id)
-        self.sent_key = bulk(self.key)
-        self.sent_get = b"*2\r\n" + bulk(b"GET") + self.sent_key
-        self.sent_member = bulk(session_id.encode())
         self.seen: Origin = UNKNOWN
+
+
+class _Recent(dict[K, V]):
+    """What was used last, made when it is missing.
+
+    It has two generations: when the younger is full, it takes the place of the older, which is dropped. So a miss costs
+    the same however many there are, and what is in use stays.
+
+    Args:
+        make: Makes the value of a key.
+        size: How many values a generation holds.
+    """
+
+    __slots__ = ("_make", "_older", "_size")
+
+    def __init__(self, make: Callable[[K], V], size: int) -> None:
+        super().__init__()
+        self._make = make
+        self._size = size
+        self._older: dict[K, V] = {}
+
+    def __missing__(self, key: K) -> V:
+        value = self._older.get(key)
+        if value is None:
+            value = self._make(key)
+        if len(self) >= self._size:
+            self._older = self.copy()
+            self.clear()
+        self[key] = value
+        return value
 
 
 class Keys:
@@ -149,9 +177,8 @@ class Keys:
         self.prefix = prefix
         self.partitions = partitions
         self.layout = f"{prefix}partitions".encode()
-        self._cached_agents = max(16, _CACHED_PARTITIONS // partitions)
-        self._agents: dict[str, tuple[Partition, ...]] = {}
-        self._sessions: dict[tuple[str, str], Session] = {}
+        self._agents = _Recent(self._make_agent, max(16, _RECENT_PARTITIONS // partitions))
+        self._sessions = _Recent(self._make_session, _RECENT_SESSIONS)
         literal = re.sub(r"([*?\[\]\\^])", r"\\\1", prefix)
         self.index_pattern = f"{literal}sessions:{{*}}".encode()
         self.state_pattern = f"{literal}{{*}}:*".encode()
@@ -164,16 +191,15 @@ class Keys:
         """
         try:
             return self._agents[agent_id]
-        except (KeyError, TypeError):
-            tag = escape(check_id(agent_id, "agent_id"))
+        except TypeError:  # it cannot be looked for
+            check_id(agent_id, "agent_id")
+            raise
+
+    def _make_agent(self, agent_id: str) -> tuple[Partition, ...]:
+        tag = escape(check_id(agent_id, "agent_id"))
         if self.partitions == 1:
-            parts = (Partition(self.prefix, agent_id, tag),)
-        else:
-            parts = tuple(Partition(self.prefix, agent_id, f"{tag}:{n}") for n in range(self.partitions))
-        if len(self._agents) >= self._cached_agents:
-            del self._agents[next(iter(self._agents))]
-        self._agents[agent_id] = parts
-        return parts
+            return (Partition(self.prefix, agent_id, tag),)
+        return tuple(Partition(self.prefix, agent_id, f"{tag}:{n}") for n in range(self.partitions))
 
     def session(self, agent_id: str, session_id: str) -> Session:
         """A session, the same object as long as it is in use: of the latest few thousand.
@@ -182,15 +208,15 @@ class Keys:
             InvalidIdError: One of the ids is not one.
         """
         try:
-            session = self._sessions.get((agent_id, session_id))
-        except TypeError:  # of an id that is none
-            session = None
-        if session is None:
-            session = Session(self.partition(agent_id, session_id), session_id)
-            if len(self._sessions) >= _CACHED_SESSIONS:
-                del self._sessions[next(iter(self._sessions))]
-            self._sessions[agent_id, session_id] = session
-        return session
+            return self._sessions[agent_id, session_id]
+        except TypeError:  # it cannot be looked for
+            check_id(agent_id, "agent_id")
+            check_id(session_id, "session_id")
+            raise
+
+    def _make_session(self, ids: tuple[str, str]) -> Session:
+        agent_id, session_id = ids
+        return Session(self.partition(agent_id, session_id), session_id)
 
     def partition(self, agent_id: str, session_id: str) -> Partition:
         """The partition that holds a session: the CRC-32 of its id, modulo the number of partitions.

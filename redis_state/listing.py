@@ -160,9 +160,13 @@ class Listing:
                 return False  # something else stands under the name of its index
             raise
 
-    async def check(self, submit: Submit, partition: Partition, cursor: int) -> tuple[int, int, int]:
-        """Check the next part of an index. Returns the next cursor, and how many entries were read and were dead."""
-        following, read, dead, *_ = await submit(self._scan_request(partition, cursor))
+    async def check(self, submit: Submit, partition: Partition, cursor: int, count: int) -> tuple[int, int, int]:
+        """Check the next part of an index, of about so many entries.
+
+        Returns:
+            The next cursor, and how many entries were read and how many of them were dead.
+        """
+        following, read, dead, *_ = await submit(self._scan_request(partition, cursor, count))
         return int(following), int(read), int(dead)
 
     async def delete_all(self, submit: Submit, agent_id: str, progress: Callable[[int], None] | None) -> int:
@@ -225,16 +229,16 @@ class Listing:
         found: dict[bytes, Entry] = {}
         cursor = 0
         while True:
-            following, _, _, *reply = await submit(self._scan_request(partition, cursor))
+            following, _, _, *reply = await submit(self._scan_request(partition, cursor, PAGE))
             found.update((entry.member, entry) for entry in await self._readable(submit, partition, reply))
             cursor = int(following)
             if not cursor:
                 return list(found.values())
 
     @staticmethod
-    def _scan_request(partition: Partition, cursor: int) -> Request:
+    def _scan_request(partition: Partition, cursor: int, count: int) -> Request:
         return Request(b"", partition.slot).call(
-            SCAN, (partition.index,), (partition.state_prefix, cursor, PAGE), _is_scan
+            SCAN, (partition.index,), (partition.state_prefix, cursor, count), _is_scan
         )
 
     async def _readable(self, submit: Submit, partition: Partition, reply: list[Any]) -> list[Entry]:

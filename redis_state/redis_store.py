@@ -41,6 +41,7 @@ from redis_state.transport.shapes import is_integer, is_text, is_value
 from redis_state.update import Lines, update
 from redis_state.writes import Append, Save
 
+_GET: Final = b"*2\r\n$3\r\nGET\r\n$%d\r\n%b\r\n"
 _SLICE: Final = 100  # states decoded before others have their turn
 
 
@@ -243,7 +244,8 @@ class RedisStateStore(SessionStore[S]):
                     session.partition.slot, "GETEX", session.key, "PX", self._ttl, session=session.key, fits=is_value
                 )
             else:
-                request = Request(session.sent_get, session.partition.slot, session=session.key, fits=is_value)
+                key = session.key
+                request = Request(_GET % (len(key), key), session.partition.slot, session=key, fits=is_value)
             future = self._client.submit(request)
             try:
                 value = await future
@@ -425,8 +427,8 @@ class RedisStateStore(SessionStore[S]):
         """See whether the data is what this store takes it for."""
         await check_partitions(self._keys, submit, self._client.node_names)
 
-    async def _check_index(self, partition: Partition, cursor: int) -> tuple[int, int, int]:
-        return await self._listing.check(self._client.execute, partition, cursor)
+    async def _check_index(self, partition: Partition, cursor: int, count: int) -> tuple[int, int, int]:
+        return await self._listing.check(self._client.execute, partition, cursor, count)
 
     async def __aenter__(self) -> Self:
         """Connect, and check that the server answers."""

@@ -26,8 +26,8 @@ _NOT_LISTED: Final = "the state was stored, but its place in the list or its exp
 # packing them one by one.
 _BLOCK: Final = (
     b"*1\r\n$5\r\nMULTI\r\n"
-    b"*%d\r\n$3\r\nSET\r\n%b$%d\r\n%.*b%b\r\n%b"
-    b"*4\r\n$4\r\nZADD\r\n%b$%d\r\n%b\r\n%b"
+    b"*%d\r\n$3\r\nSET\r\n$%d\r\n%b\r\n$%d\r\n%.*b%b\r\n%b"
+    b"*4\r\n$4\r\nZADD\r\n%b$%d\r\n%d\r\n$%d\r\n%b\r\n"
     b"*1\r\n$4\r\nEXEC\r\n"
 )
 
@@ -87,10 +87,10 @@ class Save(_Write, kw_only=True):
             options, count = options + b"$3\r\nGET\r\n", count + 1
         session = self.of
         length, end = Codec.ending(self.document, self.revision)
-        score = b"%d" % self.score
+        key, member = session.key, session.session_id.encode()
         self.payload = _BLOCK % (
-            count, session.sent_key, length + len(end), length, self.document, end, options,
-            session.partition.sent_index, len(score), score, session.sent_member,
+            count, len(key), key, length + len(end), length, self.document, end, options,
+            session.partition.sent_index, len(str(self.score)), self.score, len(member), member,
         )  # fmt: skip
         self.replies = 4
         self.fits = is_block

@@ -2,6 +2,9 @@
 
 -- The key of the state that a member stands for. keys.py escapes the same bytes.
 local function state_key(prefix, member)
+  if not member:find('[^%w_.@+=/-]') then
+    return prefix .. member
+  end
   return prefix .. member:gsub('[%z\1-\32%%:{}*?%[%]\\^\127]', function(c) return string.format('%%%02X', c:byte()) end)
 end
 

@@ -92,19 +92,14 @@ class Client:
         loop = asyncio.get_running_loop()
         if self._closed or not self._opened or loop is not self._loop or self._forks != _forks:
             self._enter(loop)
-        return self._take(request, loop)
-
-    async def execute(self, request: Request) -> Any:
-        """Take a request, and wait for its result."""
-        return await self._wait_for(self.submit(request), request)
-
-    def _take(self, request: Request, loop: asyncio.AbstractEventLoop) -> asyncio.Future[Any]:
         future: asyncio.Future[Any] = asyncio.Future(loop=loop)  # what create_future does, a call less
         request.future = future
         self._dispatcher.submit(request)  # pyright: ignore[reportOptionalMemberAccess]  # _enter has made it
         return future
 
-    async def _wait_for(self, future: asyncio.Future[Any], request: Request) -> Any:
+    async def execute(self, request: Request) -> Any:
+        """Take a request, and wait for its result."""
+        future = self.submit(request)
         try:
             return await future
         except asyncio.CancelledError:

@@ -227,6 +227,9 @@ class Connection(asyncio.Protocol):
         while (reply := gets()) is not _NOT_ENOUGH:
             taken = True
             kind: type = type(reply)  # pyright: ignore[reportUnknownVariableType]
+            if kind is bytes and left > 1:  # OK or QUEUED of a transaction
+                left -= 1
+                continue
             if kind is _PushNotification:
                 continue
             if not left:

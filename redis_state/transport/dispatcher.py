@@ -42,7 +42,6 @@ class Dispatcher:
         pending: the table of requests.
         routes: which server takes what, and the requests that wait for a route.
         pools: the connections, by the name of the server.
-        only: the pool that takes every request at once; None where that needs a closer look.
         opened: whether the servers were found fit; until then requests wait in `unopened`.
         connected: whether any connection was ever made. Before, a failure is reported at once.
         recovery: what was refused or lost, and waits for its next attempt.
@@ -69,7 +68,6 @@ class Dispatcher:
         self.connected = False
         self._on_connect = on_connect
         self._loop = asyncio.get_running_loop()
-        self._only: NodePool | None = None
         self._opened = False
         self._unopened: list[Request] = []
         self.recovery = Recovery(self)
@@ -115,10 +113,7 @@ class Dispatcher:
             self._start(request)
 
     def _start(self, request: Request) -> None:
-        only = self._only
-        if only is not None:
-            only.push(request)
-        elif self._opened:
+        if self._opened:
             self.route(request)
         else:
             self._unopened.append(request)
@@ -148,8 +143,8 @@ class Dispatcher:
         pool = self.pools.get(server.name)
         if pool is None:
             pool = self.pools[server.name] = NodePool(server, self)
-        if self._opened and self._only is None and not self.topology.is_cluster and not self._gate.is_shut:
-            self._only = pool
+        if self._opened and not self.topology.is_cluster and not self._gate.is_shut:
+            self.pending.start = pool.push  # there is no other way, and nothing to look at
         return pool
 
     def _route_all(self, requests: Iterable[Request]) -> None:
@@ -230,7 +225,7 @@ class Dispatcher:
         """Hold writes, each as long as it has time: what the old primary acknowledges from now on may be lost."""
         self.log.debug("a failover begins: writes wait")
         self._gate.shut(self._loop.time() + _LONGEST_FAILOVER)
-        self._only = None
+        self.pending.start = self._start
         for pool in self.pools.values():
             self._gate.hold(pool.take(lambda request: request.writes))
         self.wake_in(self._tick_every)
@@ -310,7 +305,7 @@ class Dispatcher:
         self._unopened.clear()
 
     async def _disconnect(self) -> None:
-        self._only = None
+        self.pending.start = self._start
         self.routes.close()
         pools = list(self.pools.values())
         self.pools.clear()

@@ -24,6 +24,7 @@ class PendingRequests:
     for all before it, a read for the writes before it, so that a retry can never be overtaken.
 
     All of its state:
+        start: what takes a request whose turn it is.
         table: the requests, oldest first.
         turns: for each session that has requests, the one that runs, or a `_Turn` where there are several.
         starts: whether requests are started; not while all of them are being settled.
@@ -36,12 +37,12 @@ class PendingRequests:
     """
 
     def __init__(self, start: Callable[[Request], None], replicas: int, spread: float) -> None:
-        self._start = start
+        self.start = start
         self._replicas = replicas
         self._spread = spread
         self._table: dict[Request, None] = {}
         self._turns: dict[bytes, Request | _Turn] = {}
-        self._starts = True
+        self.starts = True
         self.on_empty: Callable[[], None] | None = None
 
     def __len__(self) -> int:
@@ -55,7 +56,7 @@ class PendingRequests:
         self._table[request] = None
         session = request.session
         if session is None or self._turns.setdefault(session, request) is request:
-            self._start(request)
+            self.start(request)
         else:
             self._wait(session, request)
 
@@ -84,12 +85,12 @@ class PendingRequests:
 
     def settle_all(self, error: Callable[[Request], StateStoreError]) -> None:
         """Fail every request."""
-        self._starts = False
+        self.starts = False
         try:
             for request in list(self._table):
                 self.settle(request, error=error(request))
         finally:
-            self._starts = True
+            self.starts = True
 
     def expire(self, now: float) -> float:
         """Settle what is late. Returns when the next request will be, infinity if there is none."""
@@ -121,14 +122,14 @@ class PendingRequests:
             del turn.running[request]
             turn.again.append(request)
         else:
-            self._start(request)
+            self.start(request)
 
     def _wait(self, session: bytes, request: Request) -> None:
         turn = self._turns[session]
         if not isinstance(turn, _Turn):
             turn = self._turns[session] = _Turn(turn)
         if turn.joins(request):
-            self._start(request)
+            self.start(request)
 
     def _end_turn(self, session: bytes, request: Request) -> None:
         turn = self._turns.get(session)
@@ -140,9 +141,9 @@ class PendingRequests:
         started = list(turn.advance(self._table))
         if not started:
             del self._turns[session]
-        elif self._starts:
+        elif self.starts:
             for each in started:
-                self._start(each)
+                self.start(each)
 
 
 class _Turn:

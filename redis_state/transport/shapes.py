@@ -37,7 +37,7 @@ def is_score(reply: Any) -> bool:
 
 def is_texts(reply: Any) -> bool:
     """Some strings."""
-    return is_list(reply) and all(type(each) is bytes for each in reply)
+    return is_list(reply) and set(map(type, reply)) <= _TEXTS
 
 
 def values_of(count: int) -> Callable[[Any], bool]:
@@ -62,9 +62,9 @@ def is_scan(reply: Any) -> bool:
 def is_block(reply: Any) -> bool:
     """The results of the two commands of a transaction: the first may be a string, nothing or a count."""
     return (
-        is_list(reply)
+        type(reply) is list
         and len(reply) == len(("first", "second"))
-        and (reply[0] is None or type(reply[0]) in _RESULTS)
+        and type(reply[0]) in _RESULTS
         and type(reply[1]) in _COUNTS
     )
 
@@ -76,17 +76,16 @@ def is_counts(reply: Any) -> bool:
 
 def is_scored(reply: list[Any]) -> bool:
     """Members and scores in turn."""
-    return len(reply) % 2 == 0 and is_texts(reply) and all(map(_is_number, reply[1::2]))
-
-
-def _is_number(text: bytes) -> bool:
+    if len(reply) % 2 or not is_texts(reply):
+        return False
     try:
-        float(text)
+        list(map(float, reply[1::2]))
     except ValueError:
         return False
     return True
 
 
 _DIGITS = 20  # of a 64-bit cursor
-_RESULTS = (bytes, int, ReplyError)
+_TEXTS = {bytes}
+_RESULTS = (bytes, int, ReplyError, type(None))
 _COUNTS = (int, ReplyError)

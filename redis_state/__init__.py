@@ -22,10 +22,10 @@ from redis_state.errors import (
     VersionConflictError,
 )
 from redis_state.memory_store import MemoryStateStore
+from redis_state.models import AgentState, Message, SessionInfo
 from redis_state.open import open_store
 from redis_state.protocol import SessionStore, StateStore
 from redis_state.redis_store import RedisStateStore, StoreOptions
-from redis_state.state import AgentState, Message, SessionInfo
 
 __all__ = [
     # what a store promises

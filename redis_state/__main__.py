@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
-from redis_state.demo import demo
+from redis_state.cli.demo import demo
 from redis_state.errors import StateStoreError
 from redis_state.testing import LocalServerError
 

@@ -17,7 +17,7 @@ from opentelemetry.metrics import MeterProvider
 from redis.credentials import CredentialProvider
 
 from redis_state.clock import microseconds, milliseconds
-from redis_state.state import SessionInfo
+from redis_state.models import SessionInfo
 
 MAX_PARTITIONS: Final = 4096  # a listing asks every one
 MAX_POOL_SIZE: Final = 10_000  # clients that a server takes unless it is told otherwise

@@ -11,6 +11,7 @@ from redis_state.clock import Clock, microseconds, milliseconds, moment
 from redis_state.codec import MAX_STATE_BYTES, UNKNOWN, Codec, Format, Revision, Stamp, StateType, finish_line
 from redis_state.codec import revision as revisions
 from redis_state.codec.write_ids import write_ids
+from redis_state.commands.keys import check_id
 from redis_state.errors import (
     StateEncodeError,
     StateNotFoundError,
@@ -18,10 +19,9 @@ from redis_state.errors import (
     StoreClosedError,
     VersionConflictError,
 )
-from redis_state.keys import check_id
-from redis_state.metrics import Metrics
+from redis_state.models import AgentState, S, SessionInfo
 from redis_state.protocol import Ids, KeepsMessages, KeepsVersions, M, SessionStore
-from redis_state.state import AgentState, S, SessionInfo
+from redis_state.telemetry import Metrics
 from redis_state.update import Lines, update
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Unpack
 from redis_state.checks import check
 from redis_state.codec import MAX_STATE_BYTES
 from redis_state.memory_store import MemoryStateStore
+from redis_state.models import AgentState, T
 from redis_state.options import StoreOptions, check_options
 from redis_state.redis_store import RedisStateStore
-from redis_state.state import AgentState, T
 
 if TYPE_CHECKING:
     from redis_state.protocol import SessionStore

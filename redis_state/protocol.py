@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, overload
 
-from redis_state.state import S
+from redis_state.models import S
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
     from datetime import datetime, timedelta
     from types import TracebackType
 
-    from redis_state.state import SessionInfo
+    from redis_state.models import SessionInfo
 
 
 M = TypeVar("M")

@@ -15,31 +15,31 @@ from typing import Any, Final, Self, Unpack, cast, overload
 from redis.asyncio import Redis, RedisCluster
 
 from redis_state.checks import check, ids_of, messages_of
-from redis_state.cleanup import Cleanup
 from redis_state.clock import Clock, microseconds, milliseconds
 from redis_state.codec import MAX_STATE_BYTES, Codec, Stamp, StateType
 from redis_state.codec import revision as revisions
 from redis_state.codec.write_ids import write_ids
+from redis_state.commands.keys import Keys, Partition, Session
+from redis_state.commands.many import read_values
+from redis_state.commands.request import Replay, Request, command
+from redis_state.commands.scripts import REPAIR
+from redis_state.commands.shapes import is_integer, is_text, is_value
+from redis_state.commands.writes import Append, Save
 from redis_state.config import RedisConfig, parse_url
 from redis_state.errors import ServerRefusedError, StateNotFoundError
-from redis_state.eviction import Evictions
-from redis_state.keys import Keys, Partition, Session
+from redis_state.index.cleanup import Cleanup
+from redis_state.index.eviction import Evictions
+from redis_state.index.listing import Entry, Listing, Submit
+from redis_state.index.partitions import check_partitions
 from redis_state.limits import Limits
-from redis_state.listing import Entry, Listing, Submit
-from redis_state.many import read_values
-from redis_state.metrics import Metrics
+from redis_state.models import AgentState, S, SessionInfo, T
 from redis_state.options import StoreOptions, check_options
-from redis_state.partitions import check_partitions
 from redis_state.protocol import Ids, KeepsMessages, KeepsVersions, M, SessionStore
 from redis_state.redis_py.clients import connect, topology_of
 from redis_state.redis_py.topology import Topology
-from redis_state.scripts import REPAIR
-from redis_state.state import AgentState, S, SessionInfo, T
+from redis_state.telemetry import Metrics
 from redis_state.transport.client import Client
-from redis_state.transport.request import Replay, Request, command
-from redis_state.transport.shapes import is_integer, is_text, is_value
 from redis_state.update import Lines, update
-from redis_state.writes import Append, Save
 
 _GET: Final = b"*2\r\n$3\r\nGET\r\n$%d\r\n%b\r\n"
 _SLICE: Final = 100  # states decoded before others have their turn

@@ -11,7 +11,7 @@ from weakref import WeakValueDictionary
 
 from redis_state.checks import check
 from redis_state.errors import VersionConflictError
-from redis_state.state import S
+from redis_state.models import S
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from redis_state import StoreOptions
-    from redis_state.state import S
+    from redis_state.models import S
 
 AnyStore = SessionStore[Any]
 

@@ -13,7 +13,7 @@ from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
 from scripted import ScriptedServer
 
 from redis_state import RedisConfig, RedisStateStore, StoreUnavailableError
-from redis_state.transport.request import LARGE as LARGE_REQUEST
+from redis_state.commands.request import LARGE as LARGE_REQUEST
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from redis.crc import key_slot
 
 from redis_state import AgentState, InvalidIdError, MemoryStateStore
-from redis_state.keys import Keys
+from redis_state.commands.keys import Keys
 
 if TYPE_CHECKING:
     from redis_state.testing import RedisServer

@@ -12,7 +12,7 @@ import pytest
 from redis.crc import key_slot
 
 from redis_state import AgentState, PartitionsMismatchError, RedisStateStore, SessionInfo
-from redis_state.keys import Keys
+from redis_state.commands.keys import Keys
 from redis_state.testing import ClusterServers
 
 if TYPE_CHECKING:

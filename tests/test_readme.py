@@ -22,7 +22,7 @@ from redis_state import (
     RedisStateStore,
     StateEncodeError,
     StoreOptions,
-    metrics,
+    telemetry,
 )
 from redis_state.testing import RedisServer
 
@@ -137,7 +137,7 @@ def test_the_tables_name_everything() -> None:
     names = [*RedisConfig.__dataclass_fields__, *StoreOptions.__annotations__]
     names += [name for name in redis_state.__all__ if name.endswith("Error") and name != "StateStoreError"]
     assert [name for name in names if f"`{name}`" not in README and f" {name}" not in README] == []
-    for operation in metrics.OPERATIONS:
+    for operation in telemetry.OPERATIONS:
         assert f".{operation}" in README
         assert f".{operation}_duration" in README
 

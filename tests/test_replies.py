@@ -8,9 +8,7 @@ import uuid
 import pytest
 
 from redis_state import AgentState, Message, RedisConfig, RedisStateStore
-from redis_state.errors import ServerRefusedError, StoreUnavailableError
-from redis_state.testing import RedisServer
-from redis_state.transport.replies import (
+from redis_state.commands.replies import (
     AT_ONCE,
     ReplyError,
     Verdict,
@@ -20,6 +18,8 @@ from redis_state.transport.replies import (
     redirection,
     refusal,
 )
+from redis_state.errors import ServerRefusedError, StoreUnavailableError
+from redis_state.testing import RedisServer
 
 SECRET = "user-4711"
 

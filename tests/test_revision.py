@@ -31,7 +31,7 @@ ID = st.text("ABrevxyz019-_", min_size=6, max_size=6)
 VERSION = st.integers(1, LAST)
 # Per write that is known: its id, and whether it checked what it replaced.
 HISTORY = st.lists(st.tuples(ID, st.booleans()), max_size=revisions.HISTORY)
-LUA = files("redis_state.scripts").joinpath("revision.lua").read_text() + """
+LUA = files("redis_state.commands.scripts").joinpath("revision.lua").read_text() + """
 local found = revision(KEYS[1])
 local list = found and history(KEYS[1], found)
 if not list then

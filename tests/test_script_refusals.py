@@ -12,9 +12,9 @@ import pytest
 
 from redis_state import AgentState, Message, RedisStateStore, ServerRefusedError, StateTooLargeError
 from redis_state.codec import Codec, StateType
-from redis_state.keys import Keys
-from redis_state.transport.request import Replay
-from redis_state.writes import Append
+from redis_state.commands.keys import Keys
+from redis_state.commands.request import Replay
+from redis_state.commands.writes import Append
 
 if TYPE_CHECKING:
     from redis_state.testing import RedisServer

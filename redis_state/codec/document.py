@@ -25,7 +25,7 @@ from redis_state.codec.revision import (
 from redis_state.codec.roundtrip import compile_check
 from redis_state.codec.state_type import StateType
 from redis_state.errors import StateDecodeError, StateEncodeError, StateTooLargeError
-from redis_state.state import S
+from redis_state.models import S
 
 Format = Literal["json", "msgpack"]
 

@@ -14,7 +14,7 @@ from redis_state.clock import moment
 from redis_state.codec.refusal import lost_attribute
 from redis_state.codec.revision import MAX_VERSION, UNKNOWN, Origin, Revision, parsed
 from redis_state.errors import StateEncodeError
-from redis_state.state import S
+from redis_state.models import S
 
 # Where an object keeps the revision that it stems from; no field, so neither stored nor compared.
 _ORIGIN: Final = "_redis_state_origin"

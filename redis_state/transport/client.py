@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
+from redis_state.commands.request import EXEC, MULTI, Request, command
+from redis_state.commands.shapes import is_text
 from redis_state.errors import ForeignLoopError, ServerRefusedError, StateStoreError, StoreClosedError
 from redis_state.transport.dispatcher import Dispatcher
 from redis_state.transport.outcomes import closed
-from redis_state.transport.request import EXEC, MULTI, Request, command
-from redis_state.transport.shapes import is_text
 
 if TYPE_CHECKING:
     import logging

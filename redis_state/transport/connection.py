@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import hiredis
 
+from redis_state.commands.replies import ReplyError, UnreadableReplyError, Verdict, classify
+from redis_state.commands.request import LARGE, Request, pack
 from redis_state.transport.outcomes import unreadable
 from redis_state.transport.pieces import AT_ONCE, PieceWriter
-from redis_state.transport.replies import ReplyError, UnreadableReplyError, Verdict, classify
-from redis_state.transport.request import LARGE, Request, pack
 
 if TYPE_CHECKING:
     import logging

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     import logging
     from collections.abc import Callable, Coroutine, Iterable
 
+    from redis_state.commands.replies import ReplyError
+    from redis_state.commands.request import Request
     from redis_state.limits import Limits
     from redis_state.redis_py.failure import Failure
     from redis_state.redis_py.topology import Server, Topology
     from redis_state.transport.connection import Connection
-    from redis_state.transport.replies import ReplyError
-    from redis_state.transport.request import Request
 
 
 _LONGEST_FAILOVER = 60.0  # seconds after which writes are held no more, if nobody says that it has ended

@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from redis.exceptions import MaxConnectionsError
 
+from redis_state.commands.request import LARGE
 from redis_state.errors import printable
 from redis_state.redis_py.failure import Failure, describe
 from redis_state.redis_py.topology import detach_transport
 from redis_state.transport.connection import Connection
-from redis_state.transport.request import LARGE
 
 if TYPE_CHECKING:
     import logging
     from collections.abc import Callable, Coroutine, Sequence
 
+    from redis_state.commands.replies import ReplyError
+    from redis_state.commands.request import Request
     from redis_state.limits import Limits
     from redis_state.redis_py.topology import Server
-    from redis_state.transport.replies import ReplyError
-    from redis_state.transport.request import Request
 
 _FIRST_PAUSE, _LAST_PAUSE = 0.02, 0.5  # seconds between two attempts to connect, about
 _ENOUGH: Final = 1.0  # seconds without an attempt at one more connection after one has failed

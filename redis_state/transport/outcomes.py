@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from redis_state.commands.replies import exhausted, refusal
 from redis_state.errors import (
     NotReplicatedError,
     OutcomeUnknownError,
@@ -12,11 +13,10 @@ from redis_state.errors import (
     StoreTimeoutError,
     StoreUnavailableError,
 )
-from redis_state.transport.replies import exhausted, refusal
 
 if TYPE_CHECKING:
-    from redis_state.transport.replies import ReplyError
-    from redis_state.transport.request import Request
+    from redis_state.commands.replies import ReplyError
+    from redis_state.commands.request import Request
 
 
 def unanswered() -> OutcomeUnknownError:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
+from redis_state.commands.replies import OVERTAKEN
 from redis_state.transport.outcomes import overdue
-from redis_state.transport.replies import OVERTAKEN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from redis_state.commands.request import Request
     from redis_state.errors import StateStoreError
-    from redis_state.transport.request import Request
 
 _SETTLED: Final = object()
 

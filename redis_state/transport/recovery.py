@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from redis_state.transport import replies
+from redis_state.commands import replies
+from redis_state.commands.replies import ReplyError, Verdict
+from redis_state.commands.request import Replay, Request
 from redis_state.transport.outcomes import refused, unanswered
-from redis_state.transport.replies import ReplyError, Verdict
-from redis_state.transport.request import Replay, Request
 from redis_state.transport.waiting import Retries
 
 if TYPE_CHECKING:

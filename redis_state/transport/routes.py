@@ -10,8 +10,8 @@ from redis_state.redis_py.failure import Failure, describe
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
+    from redis_state.commands.request import Request
     from redis_state.redis_py.topology import Server, Topology
-    from redis_state.transport.request import Request
 
 _FIRST_PAUSE, _LAST_PAUSE = 0.05, 1.0  # seconds between two questions for the slot map
 _QUIET: Final = 2.0  # seconds without a question after which the pause is the first one again

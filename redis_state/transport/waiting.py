@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from redis_state.transport.request import Request
+    from redis_state.commands.request import Request
 
 
 class Retries:

@@ -15,14 +15,14 @@ from typing import Any, Final, TypeVar
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from redis_state.commands.keys import Keys
 from redis_state.config import RedisConfig, parse_url
 from redis_state.errors import StateNotFoundError, StateStoreError, VersionConflictError
-from redis_state.keys import Keys
 from redis_state.memory_store import MemoryStateStore
-from redis_state.metrics import PREFIX
+from redis_state.models import AgentState, Message
 from redis_state.protocol import SessionStore
 from redis_state.redis_store import RedisStateStore
-from redis_state.state import AgentState, Message
+from redis_state.telemetry import PREFIX
 from redis_state.testing import RedisServer, ServerNotFoundError
 
 T = TypeVar("T")

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from redis.crc import key_slot
 
+from redis_state.commands.request import Request, command
+from redis_state.commands.shapes import is_integer, is_scan, is_value
 from redis_state.errors import PartitionsMismatchError
-from redis_state.transport.request import Request, command
-from redis_state.transport.shapes import is_integer, is_scan, is_value
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from redis_state.keys import Keys
+    from redis_state.commands.keys import Keys
 
 _DIGITS: Final = 10  # more are no number of partitions
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
-from redis_state.transport.request import Request, command
-from redis_state.transport.shapes import is_value, values_of
+from redis_state.commands.request import Request, command
+from redis_state.commands.shapes import is_value, values_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from redis_state.keys import Partition
+    from redis_state.commands.keys import Partition
 
 _AT_A_TIME: Final = 10  # commands in flight
 _MGET: Final = 100  # states that one command loads, so that it holds the server for no more than a millisecond

@@ -9,15 +9,15 @@ import asyncio
 import re
 from typing import TYPE_CHECKING, Any, Final
 
+from redis_state.commands.request import Request, command, pack
+from redis_state.commands.shapes import is_integer, is_scan, is_score, is_text, is_value
 from redis_state.errors import ServerRefusedError, StateStoreError
-from redis_state.transport.request import Request, command, pack
-from redis_state.transport.shapes import is_integer, is_scan, is_score, is_text, is_value
 
 if TYPE_CHECKING:
     import logging
     from collections.abc import Awaitable, Callable
 
-    from redis_state.keys import Keys, Partition
+    from redis_state.commands.keys import Keys, Partition
     from redis_state.transport.client import Client
 
 _ASK_AGAIN: Final = 60.0  # seconds, where the policy was one that evicts indexes

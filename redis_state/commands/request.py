@@ -12,8 +12,8 @@ import msgspec
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from redis_state.scripts import Script
-    from redis_state.transport.replies import ReplyError
+    from redis_state.commands.replies import ReplyError
+    from redis_state.commands.scripts import Script
 
 Argument = str | bytes | float
 # hiredis annotates it as taking a tuple of one.

@@ -15,20 +15,20 @@ from itertools import repeat
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from redis_state.clock import moment
+from redis_state.commands.request import Replay, Request, command
+from redis_state.commands.scripts import PAGE as PAGE_SCRIPT
+from redis_state.commands.scripts import SCAN
+from redis_state.commands.shapes import is_cursor, is_integer, is_list, is_scan, is_scored, is_texts
+from redis_state.commands.writes import Delete
 from redis_state.errors import InvalidIdError, ServerRefusedError
-from redis_state.scripts import PAGE as PAGE_SCRIPT
-from redis_state.scripts import SCAN
-from redis_state.state import SessionInfo
+from redis_state.models import SessionInfo
 from redis_state.transport.dispatcher import NodeGoneError
-from redis_state.transport.request import Replay, Request, command
-from redis_state.transport.shapes import is_cursor, is_integer, is_list, is_scan, is_scored, is_texts
-from redis_state.writes import Delete
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from redis_state.eviction import Evictions
-    from redis_state.keys import Keys, Partition
+    from redis_state.commands.keys import Keys, Partition
+    from redis_state.index.eviction import Evictions
 
 PAGE: Final = 500  # entries that one command reads or checks: well below a millisecond of the server's time
 _LATEST: Final = 253402300799_000000  # microseconds: the last that a datetime can express

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from redis_state.transport.replies import ReplyError
+from redis_state.commands.replies import ReplyError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,7 +62,7 @@ def is_scan(reply: Any) -> bool:
 def is_block(reply: Any) -> bool:
     """The results of the two commands of a transaction: the first may be a string, nothing or a count."""
     return (
-        type(reply) is list
+        is_list(reply)
         and len(reply) == len(("first", "second"))
         and type(reply[0]) in _RESULTS
         and type(reply[1]) in _COUNTS

@@ -30,7 +30,7 @@ class Script:
 
 
 def _source(name: str) -> str:
-    return files("redis_state.scripts").joinpath(f"{name}.lua").read_text()
+    return files("redis_state.commands.scripts").joinpath(f"{name}.lua").read_text()
 
 
 SAVE: Final = Script("save", "revision")

@@ -7,6 +7,11 @@ from typing import Any, ClassVar, Final
 
 from redis_state.codec import MAX_STATE_BYTES, UNKNOWN, Codec, Origin, Revision
 from redis_state.codec import revision as revisions
+from redis_state.commands.keys import Partition, Session, bulk
+from redis_state.commands.replies import ReplyError, refusal
+from redis_state.commands.request import EXEC, MULTI, Argument, Request, pack
+from redis_state.commands.scripts import APPEND, DELETE, SAVE, Script
+from redis_state.commands.shapes import is_block, is_counts
 from redis_state.errors import (
     OutcomeUnknownError,
     StateDecodeError,
@@ -15,11 +20,6 @@ from redis_state.errors import (
     StateTooLargeError,
     VersionConflictError,
 )
-from redis_state.keys import Partition, Session, bulk
-from redis_state.scripts import APPEND, DELETE, SAVE, Script
-from redis_state.transport.replies import ReplyError, refusal
-from redis_state.transport.request import EXEC, MULTI, Argument, Request, pack
-from redis_state.transport.shapes import is_block, is_counts
 
 _NOT_LISTED: Final = "the state was stored, but its place in the list or its expiry was not"
 # MULTI, SET key document [options], ZADD index score member, EXEC. To format them at once takes half the time of

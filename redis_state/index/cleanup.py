@@ -6,12 +6,12 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from redis_state.errors import StateStoreError
-from redis_state.listing import PAGE
+from redis_state.index.listing import PAGE
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from redis_state.keys import Partition
+    from redis_state.commands.keys import Partition
 
 EVERY: Final = 64  # writes to an agent, of which one has a sample of its index checked
 _SAMPLE: Final = 16  # entries; more than that would cost a healthy index as much as the writes do

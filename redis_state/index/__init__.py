@@ -1,0 +1,1 @@
+"""The index of an agent: the list of its sessions, newest first."""

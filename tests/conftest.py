@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, settings
-from stores import STORES, Stores, TlsServer, Way
+from support.stores import STORES, Stores, TlsServer, Way
 
 from redis_state import AgentState, SessionStore
 from redis_state.testing import RedisServer, TlsNotSupportedError, make_certificates

@@ -8,7 +8,7 @@ import uuid
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from timed import opened, url_of
+from support.timed import opened, url_of
 
 from redis_state import AgentState, MemoryStateStore
 

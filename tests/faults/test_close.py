@@ -7,8 +7,8 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from proxy import FaultProxy
-from timed import BUDGET, SLACK, Store, messages, outcomes, state, timers, until, url_of
+from support.proxy import FaultProxy
+from support.timed import BUDGET, SLACK, Store, messages, outcomes, state, timers, until, url_of
 
 from redis_state import RedisStateStore
 from redis_state.testing import RedisServer

@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from redis.credentials import StreamingCredentialProvider
-from timed import SLACK, state
+from support.timed import SLACK, state
 
 from redis_state import RedisConfig, RedisStateStore
 from redis_state.testing import RedisServer

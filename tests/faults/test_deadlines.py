@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from proxy import Action, FaultProxy
-from scripted import Command, Deed, ScriptedServer
-from timed import ended, messages, opened, state, url_of
+from support.proxy import Action, FaultProxy
+from support.scripted import Command, Deed, ScriptedServer
+from support.timed import ended, messages, opened, state, url_of
 
 if TYPE_CHECKING:
     from redis_state.testing import RedisServer

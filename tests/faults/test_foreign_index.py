@@ -6,7 +6,7 @@ import uuid
 from typing import TYPE_CHECKING
 
 import pytest
-from timed import opened, state, url_of
+from support.timed import opened, state, url_of
 
 from redis_state import ServerRefusedError
 from redis_state.testing import RedisServer

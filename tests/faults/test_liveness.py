@@ -7,8 +7,8 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from liveness import Rest, works
-from timed import Store, messages, outcomes, state, url_of
+from support.liveness import Rest, works
+from support.timed import Store, messages, outcomes, state, url_of
 
 from redis_state import RedisStateStore
 from redis_state.testing import ClusterServers, SentinelServers

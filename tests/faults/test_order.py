@@ -7,9 +7,9 @@ import uuid
 from typing import TYPE_CHECKING
 
 import pytest
-from proxy import FaultProxy
-from scripted import Command, ScriptedServer
-from timed import Store, messages, opened, state, texts, url_of
+from support.proxy import FaultProxy
+from support.scripted import Command, ScriptedServer
+from support.timed import Store, messages, opened, state, texts, url_of
 
 from redis_state.testing import ClusterServers
 

@@ -9,8 +9,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pytest
-from proxy import FaultProxy
-from timed import Store, state
+from support.proxy import FaultProxy
+from support.timed import Store, state
 
 from redis_state import RedisStateStore, StateStoreError
 from redis_state.testing import SentinelServers

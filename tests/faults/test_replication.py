@@ -7,8 +7,8 @@ import uuid
 from typing import TYPE_CHECKING
 
 import pytest
-from proxy import FaultProxy
-from timed import SLACK, Store, messages, state, texts, until, url_of
+from support.proxy import FaultProxy
+from support.timed import SLACK, Store, messages, state, texts, until, url_of
 
 from redis_state import NotReplicatedError, RedisStateStore
 from redis_state.testing import RedisServer

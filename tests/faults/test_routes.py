@@ -7,7 +7,7 @@ import uuid
 from typing import TYPE_CHECKING
 
 import pytest
-from timed import BUDGET, SLACK, Store, calls, messages, opened, outcomes, state, until, url_of
+from support.timed import BUDGET, SLACK, Store, calls, messages, opened, outcomes, state, until, url_of
 
 from redis_state import RedisStateStore
 from redis_state.testing import ClusterServers

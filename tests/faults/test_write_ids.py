@@ -7,8 +7,8 @@ import uuid
 from typing import TYPE_CHECKING
 
 import pytest
-from proxy import Action, FaultProxy
-from timed import opened, state, url_of
+from support.proxy import Action, FaultProxy
+from support.timed import opened, state, url_of
 
 from redis_state import OutcomeUnknownError, VersionConflictError
 

@@ -1,0 +1,1 @@
+"""What tests share: stores of every kind, servers that fail, and what judges histories."""

@@ -154,35 +154,21 @@ class MemoryStateStore(SessionStore[S]):
         self._metrics.save.done(started)
 
     async def load(self, agent_id: str, session_id: str) -> S:
-        started = perf_counter()
-        try:
+        with self._metrics.load.measure():
             session = self._find(agent_id, session_id)
             if session is None:
                 raise StateNotFoundError(agent_id, session_id)
-            if self._refresh_ttl and self._ttl is not None:
-                session.expires_at = _expiry(self._ttl)
-            state = self._decode(agent_id, session_id, session)
-        except BaseException as error:
-            self._metrics.load.failed(started, error)
-            raise
-        self._metrics.load.done(started)
-        return state
+            return self._read(agent_id, session_id, session)
 
     async def load_many(self, agent_id: str, session_ids: Ids | Iterator[str]) -> dict[str, S]:
-        started = perf_counter()
         found: dict[str, S] = {}
-        try:
+        with self._metrics.load.measure() as measured:
             self._check(agent_id)
             for session_id in ids_of(session_ids):
                 session = self._find(agent_id, session_id)
                 if session is not None:
-                    if self._refresh_ttl and self._ttl is not None:
-                        session.expires_at = _expiry(self._ttl)
-                    found[session_id] = self._decode(agent_id, session_id, session)
-        except BaseException as error:
-            self._metrics.load.failed(started, error)
-            raise
-        self._metrics.load.done(started, len(found))
+                    found[session_id] = self._read(agent_id, session_id, session)
+            measured.count = len(found)
         return found
 
     async def update(
@@ -230,29 +216,19 @@ class MemoryStateStore(SessionStore[S]):
         return version
 
     async def delete(self, agent_id: str, session_id: str) -> bool:
-        started = perf_counter()
-        try:
+        with self._metrics.delete.measure() as measured:
             deleted = self._find(agent_id, session_id) is not None
             if deleted:
                 del self._agents[agent_id][session_id]
                 if not self._agents[agent_id]:
                     del self._agents[agent_id]
-        except BaseException as error:
-            self._metrics.delete.failed(started, error)
-            raise
-        self._metrics.delete.done(started, int(deleted))
+            measured.count = int(deleted)
         return deleted
 
     async def list(self, agent_id: str, *, limit: int | None = None) -> list[str]:
-        started = perf_counter()
-        try:
+        with self._metrics.list.measure():
             check("limit", limit)
-            newest = [session_id for _, session_id in self._newest(agent_id)][:limit]
-        except BaseException as error:
-            self._metrics.list.failed(started, error)
-            raise
-        self._metrics.list.done(started)
-        return newest
+            return [session_id for _, session_id in self._newest(agent_id)][:limit]
 
     async def sessions(
         self, agent_id: str, *, limit: int | None = None, before: SessionInfo | datetime | None = None
@@ -350,7 +326,9 @@ class MemoryStateStore(SessionStore[S]):
             ((s.score, key) for key, s in sessions.items()), key=lambda e: (e[0], e[1].encode()), reverse=True
         )
 
-    def _decode(self, agent_id: str, session_id: str, session: _Session) -> S:
+    def _read(self, agent_id: str, session_id: str, session: _Session) -> S:
+        if self._refresh_ttl and self._ttl is not None:
+            session.expires_at = _expiry(self._ttl)
         state, origin = self._codec.decode(session.value, agent_id, session_id)
         self._types.adopt(state, origin)
         return state

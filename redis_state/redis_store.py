@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from contextlib import aclosing
 from datetime import datetime, timedelta
 from functools import partial
+from itertools import chain
 from time import perf_counter
 from types import TracebackType
 from typing import Any, Final, Self, Unpack, cast, overload
@@ -15,18 +16,14 @@ from typing import Any, Final, Self, Unpack, cast, overload
 from redis.asyncio import Redis, RedisCluster
 
 from redis_state.checks import check, ids_of, messages_of
-from redis_state.clock import Clock, microseconds, milliseconds
-from redis_state.codec import MAX_STATE_BYTES, Codec, Stamp, StateType
-from redis_state.codec import revision as revisions
-from redis_state.codec.write_ids import write_ids
-from redis_state.commands.keys import Keys, Partition, Session
+from redis_state.clock import microseconds, milliseconds
+from redis_state.codec import MAX_STATE_BYTES, Codec, StateType
+from redis_state.commands.keys import Keys, Partition
 from redis_state.commands.many import read_values
-from redis_state.commands.request import Replay, Request, command
-from redis_state.commands.scripts import REPAIR
+from redis_state.commands.request import Request, command
 from redis_state.commands.shapes import is_integer, is_text, is_value
-from redis_state.commands.writes import Append, Save
 from redis_state.config import RedisConfig, parse_url
-from redis_state.errors import ServerRefusedError, StateNotFoundError
+from redis_state.errors import StateNotFoundError
 from redis_state.index.cleanup import Cleanup
 from redis_state.index.eviction import Evictions
 from redis_state.index.listing import Entry, Listing, Submit
@@ -40,6 +37,7 @@ from redis_state.redis_py.topology import Topology
 from redis_state.telemetry import Metrics
 from redis_state.transport.client import Client
 from redis_state.update import Lines, update
+from redis_state.writer import Writer
 
 _GET: Final = b"*2\r\n$3\r\nGET\r\n$%d\r\n%b\r\n"
 _SLICE: Final = 100  # states decoded before others have their turn
@@ -93,10 +91,16 @@ class RedisStateStore(SessionStore[S]):
         self._evictions = Evictions(self._client, self._keys, self._codec.time_of, log)
         self._client.on_connect = self._evictions.connected
         self._listing = Listing(self._keys, self._evictions)
-        self._cleanup = Cleanup(self._check_index)
-        self._clock = Clock()
+        self._writer = Writer(
+            client=self._client,
+            types=self._types,
+            codec=self._codec,
+            keys=self._keys,
+            cleanup=Cleanup(self._check_index),
+            metrics=self._metrics.save,
+            ttl=self._ttl,
+        )
         self._lines = Lines()
-        self._write_ids = write_ids()
 
     @classmethod
     def from_config(
@@ -167,73 +171,7 @@ class RedisStateStore(SessionStore[S]):
     def save(
         self, state: S, *, if_version: int | None = None, ttl: timedelta | None = None
     ) -> Coroutine[Any, Any, None]:
-        started = perf_counter()
-        try:
-            write, stamp = self._draft(state, if_version, ttl)
-        except Exception as error:  # noqa: BLE001  # whatever it is, it belongs to who awaits the save
-            return self._refuse(error, started)
-        return self._save(write, stamp, started)
-
-    def _draft(self, state: Any, if_version: int | None, ttl: timedelta | None) -> tuple[Save, Stamp]:
-        """The write of a state as it is now."""
-        if if_version is not None:
-            check("if_version", if_version)
-        now = self._clock.now()
-        left = self._ttl if ttl is None else milliseconds(ttl)
-        stamp = self._types.stamp(state, if_version, now)
-        session = self._keys.session(state.agent_id, state.session_id)
-        write = Save(
-            b"",
-            session.partition.slot,
-            replay=Replay.GUARDED,
-            session=session.key,
-            of=session,
-            document=stamp.encode(self._codec.encode),
-            revision=revisions.make(stamp.version, next(self._write_ids), stamp.origin.ids),
-            parent=stamp.origin,
-            expected=if_version,
-            score=now,
-            ttl=left,
-            seen=session.seen,
-        )
-        if if_version is None:
-            write.become_block(fresh=stamp.version_before == 0)
-        else:
-            write.become_script()
-        return write, stamp
-
-    async def _refuse(self, error: Exception, started: float) -> None:
-        self._metrics.save.failed(started, error)
-        raise error
-
-    async def _save(self, write: Save, stamp: Stamp, started: float) -> None:
-        session = write.of
-        try:
-            reply = await self._client.submit(write)
-            try:
-                revision = write.outcome(reply)
-            except ServerRefusedError as refusal:
-                if write.is_half(reply):
-                    await self._repair(session)
-                elif refusal.stored:
-                    stamp.keep(write.revision)
-                raise
-        except BaseException as error:
-            self._client.withdraw(write)
-            stamp.drop()
-            self._metrics.save.failed(started, error)
-            raise
-        stamp.keep(revision)
-        session.seen = revision
-        self._cleanup.written(session.partition)
-        self._metrics.save.done(started)
-
-    async def _repair(self, session: Session) -> None:
-        """Take a session out of the index whose state was refused, unless somebody else has saved it meanwhile."""
-        partition = session.partition
-        request = Request(b"", partition.slot, session=session.key)
-        request.call(REPAIR, (partition.index, session.key), (session.session_id,), is_integer)
-        await self._client.execute(request)
+        return self._writer.save(state, if_version, ttl)
 
     async def load(self, agent_id: str, session_id: str) -> S:
         started = perf_counter()
@@ -264,33 +202,24 @@ class RedisStateStore(SessionStore[S]):
         return state
 
     async def load_many(self, agent_id: str, session_ids: Ids | Iterator[str]) -> dict[str, S]:
-        started = perf_counter()
-        try:
+        found: dict[str, S] = {}
+        with self._metrics.load.measure() as measured, self._client.operation() as submit:
             self._keys.agent(agent_id)
-            by_partition: dict[Partition, list[str]] = {}
             wanted = ids_of(session_ids)
+            by_partition: dict[Partition, list[str]] = {}
             for session_id in wanted:
                 by_partition.setdefault(self._keys.partition(agent_id, session_id), []).append(session_id)
-            values: list[Any] = []
-            order: list[str] = []
-            with self._client.operation() as submit:
-                for ids in by_partition.values():
-                    order += ids
-                ttl = self._ttl if self._refresh_ttl else None
-                reads = [read_values(submit, partition, ids, ttl) for partition, ids in by_partition.items()]
-                for some in await asyncio.gather(*reads):
-                    values += some
-            found: dict[str, S] = {}
+            ttl = self._ttl if self._refresh_ttl else None
+            reads = [read_values(submit, partition, ids, ttl) for partition, ids in by_partition.items()]
+            values = chain.from_iterable(await asyncio.gather(*reads))
+            order = chain.from_iterable(by_partition.values())
             for number, (session_id, value) in enumerate(zip(order, values, strict=True), 1):
                 if number % _SLICE == 0:
                     await asyncio.sleep(0)  # others have their turn
                 if value is not None:
                     found[session_id], origin = self._codec.decode(value, agent_id, session_id)
                     self._types.adopt(found[session_id], origin)
-        except BaseException as error:
-            self._metrics.load.failed(started, error)
-            raise
-        self._metrics.load.done(started, len(found))
+            measured.count = len(found)
         return {session_id: found[session_id] for session_id in wanted if session_id in found}
 
     async def update(
@@ -317,50 +246,20 @@ class RedisStateStore(SessionStore[S]):
     ) -> int:
         self = cast("RedisStateStore[Any]", self)  # noqa: PLW0642  # to type checkers it is any store with messages
         self._types.require("messages", "append()")
-        session = self._keys.session(agent_id, session_id)
-        now = self._clock.now()
-        line = self._codec.encode_line(messages_of(messages))
-        write = Append(
-            b"",
-            session.partition.slot,
-            replay=Replay.GUARDED,
-            session=session.key,
-            of=session,
-            line=line,
-            write_id=next(self._write_ids),
-            max_state_bytes=self._codec.max_state_bytes,
-            score=now,
-            ttl=self._ttl if ttl is None else milliseconds(ttl),
-        )
-        write.become_script()
-        session.seen = revision = write.outcome(await self._client.execute(write))
-        self._cleanup.written(session.partition)
-        return revision.version
+        return await self._writer.append(agent_id, session_id, messages_of(messages), ttl)
 
     async def delete(self, agent_id: str, session_id: str) -> bool:
-        started = perf_counter()
-        try:
+        with self._metrics.delete.measure() as measured:
             partition = self._keys.partition(agent_id, session_id)
             keys, members = [partition.state(session_id)], [session_id.encode()]
-            deleted, _ = await self._listing.delete(self._client.execute, partition, keys, members)
-        except BaseException as error:
-            self._metrics.delete.failed(started, error)
-            raise
-        self._metrics.delete.done(started, deleted)
-        return deleted == 1
+            measured.count, _ = await self._listing.delete(self._client.execute, partition, keys, members)
+        return measured.count == 1
 
     async def list(self, agent_id: str, *, limit: int | None = None) -> list[str]:
-        started = perf_counter()
-        try:
+        with self._metrics.list.measure(), self._client.operation() as submit:
             check("limit", limit)
             self._keys.agent(agent_id)
-            with self._client.operation() as submit:
-                entries = await self._listing.newest(submit, agent_id, limit)
-        except BaseException as error:
-            self._metrics.list.failed(started, error)
-            raise
-        self._metrics.list.done(started)
-        return [entry.session_id for entry in entries]
+            return [entry.session_id for entry in await self._listing.newest(submit, agent_id, limit)]
 
     async def sessions(
         self, agent_id: str, *, limit: int | None = None, before: SessionInfo | datetime | None = None
@@ -420,7 +319,7 @@ class RedisStateStore(SessionStore[S]):
 
     async def aclose(self) -> None:
         await self._client.aclose()
-        await self._cleanup.aclose()
+        await self._writer.aclose()
         await self._evictions.aclose()
 
     async def _prepare(self, submit: Submit) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from importlib.metadata import version
 from time import perf_counter
-from typing import TYPE_CHECKING, Final
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Self
 
 from opentelemetry import metrics
 
@@ -46,6 +47,10 @@ class Operation:
             explicit_bucket_boundaries_advisory=BUCKETS,
         )
 
+    def measure(self) -> Measured:
+        """Record what happens in a block. The hot paths call `done` and `failed` themselves."""
+        return Measured(self)
+
     def done(self, started: float, count: int = 1) -> None:
         """Record a success that counted `count` states or requests."""
         self._duration.record(perf_counter() - started, _DONE)
@@ -57,6 +62,32 @@ class Operation:
         kind = type(error).__name__
         self._duration.record(perf_counter() - started, {**_DONE, "error.type": kind})
         self._errors.add(1, {**_DONE, "operation": self._name, "error.type": kind})
+
+
+class Measured:
+    """One call of an operation, recorded when its block ends.
+
+    Attributes:
+        count: How many states or requests a success counts.
+    """
+
+    __slots__ = ("_operation", "_started", "count")
+
+    def __init__(self, operation: Operation) -> None:
+        self.count = 1
+        self._operation = operation
+        self._started = perf_counter()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is None:
+            self._operation.done(self._started, self.count)
+        else:
+            self._operation.failed(self._started, error)
 
 
 class Metrics:

@@ -56,4 +56,5 @@ class Cleanup:
 
     async def aclose(self) -> None:
         """Wait for the checks under way, which end with their requests."""
-        await asyncio.gather(*self._tasks)
+        if self._tasks:
+            await asyncio.wait(self._tasks)

@@ -64,6 +64,7 @@ class Evictions:
         """Whether a node evicts indexes."""
         known = self._evicts.get(node, False)
         if isinstance(known, asyncio.Task):
+            self._client.check_home()  # a task of another event loop cannot be waited for
             return await asyncio.shield(known)
         if known and asyncio.get_running_loop().time() - self._asked[node] > _ASK_AGAIN:
             self._ask(node)
@@ -121,9 +122,12 @@ class Evictions:
                 self._log.warning("%s does not tell its maxmemory-policy (%s); taken as not evicting", node, error.code)
         except StateStoreError:
             pass  # it will be asked when it is connected again
-        self._evicts[node] = evicts
+        finally:
+            self._evicts[node] = evicts
         return evicts
 
     async def aclose(self) -> None:
         """Wait for the questions under way, which end with their requests."""
-        await asyncio.gather(*(asked for asked in self._evicts.values() if isinstance(asked, asyncio.Task)))
+        asked = [each for each in self._evicts.values() if isinstance(each, asyncio.Task)]
+        if asked:
+            await asyncio.wait(asked)

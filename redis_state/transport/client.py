@@ -121,6 +121,7 @@ class Client:
         """
         if self._closed:
             raise StoreClosedError("the store is closed; open another one")
+        self.check_home()
         token = object()
         self._operations.add(token)
         before = _operation.set(token)
@@ -149,17 +150,18 @@ class Client:
         """Begin to open, or refuse another event loop, another process, and a closed store."""
         if self._ended or (self._closed and _operation.get() not in self._operations):
             raise StoreClosedError("the store is closed; open another one")
-        self._check_home(loop)
+        self.check_home()
         if self._dispatcher is None:
             self._loop = loop
             self._dispatcher = Dispatcher(self._topology, self._limits, self._log, self.on_connect)
         if not self._opened and self._opening is None:
             self._opening = loop.create_task(self._open(self._dispatcher))
 
-    def _check_home(self, loop: asyncio.AbstractEventLoop) -> None:
+    def check_home(self) -> None:
+        """Refuse another event loop and another process than those of the first request."""
         if self._forks != _forks:
             raise ForeignLoopError("this store was opened before a fork; open one store in each process")
-        if self._loop is not None and loop is not self._loop:
+        if self._loop is not None and asyncio.get_running_loop() is not self._loop:
             raise ForeignLoopError("this store belongs to another event loop; open one store in each")
 
     # Opening
@@ -211,7 +213,7 @@ class Client:
         if self._forks != _forks or (self._loop is not None and self._loop.is_closed()):
             self._closed = self._ended = True  # its connections are somebody else's, or gone with their loop
             return
-        self._check_home(loop)
+        self.check_home()
         if self._closing is None:
             self._closed = True
             self._closing = loop.create_task(self._close())

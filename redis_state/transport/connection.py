@@ -38,29 +38,18 @@ class Owner(Protocol):
     limits: Limits
     log: logging.Logger
 
-    def settle(self, request: Request, result: Any = None, error: BaseException | None = None) -> None:
-        """Complete a request."""
-        ...
-
-    def refused(self, connection: Connection, request: Request, error: ReplyError) -> None:
-        """Deal with an error reply: the request was not executed."""
-        ...
-
-    def replicated(self, request: Request, result: Any, replicas: int) -> None:
-        """Complete a write that so many replicas have confirmed."""
-        ...
-
-    def flush_soon(self) -> None:
-        """Send what waits: there may be room on a connection."""
-        ...
-
-    def give_back(self, requests: Sequence[Request], *, executed: bool) -> None:
-        """Take back requests whose replies are lost; unless it is sure that they were not, they may be executed."""
-        ...
-
-    def lost(self, connection: Connection, *, in_doubt: bool) -> None:
-        """Forget a connection that is gone; with writes in flight, it is in doubt what the server still reads of it."""
-        ...
+    # Complete a request.
+    def settle(self, request: Request, result: Any = None, error: BaseException | None = None) -> None: ...
+    # Deal with an error reply: the request was not executed.
+    def refused(self, connection: Connection, request: Request, error: ReplyError) -> None: ...
+    # Complete a write that so many replicas have confirmed.
+    def replicated(self, request: Request, result: Any, replicas: int) -> None: ...
+    # Send what waits: there may be room on a connection.
+    def flush_soon(self) -> None: ...
+    # Take back requests whose replies are lost; unless it is sure that they were not, they may be executed.
+    def give_back(self, requests: Sequence[Request], *, executed: bool) -> None: ...
+    # Forget a connection that is gone; with writes in flight, it is in doubt what the server still reads of it.
+    def lost(self, connection: Connection, *, in_doubt: bool) -> None: ...
 
 
 class _Wait(Request):
@@ -116,11 +105,6 @@ class Connection(asyncio.Protocol):
     def usable(self) -> bool:
         """Whether requests can be sent on it."""
         return not self._draining and not self._transport.is_closing()
-
-    @property
-    def idle(self) -> bool:
-        """Whether it owes nothing."""
-        return not self.inflight
 
     @property
     def congested(self) -> bool:

@@ -7,6 +7,7 @@ scripts/revision.lua reads and writes the same.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final, final
 
 import msgspec
@@ -108,6 +109,7 @@ def latest(ids: bytes, count: int = HISTORY) -> bytes:
     return b"".join(match[0] for match in list(_WRITES.finditer(ids))[:count])
 
 
+@lru_cache(maxsize=1024)  # a reply is looked at when it comes, and again when its caller runs
 def parse(text: bytes) -> Revision:
     """A revision from the text of a head.
 

@@ -21,30 +21,46 @@ local function read_writes(text, list)
   return #list > 0
 end
 
--- A revision from its text: `version`, `list` of writes, and of a line or block `kind`, `length` and `distance`.
--- nil if it is none.
+-- A revision from its text: `version`, the `list` of writes or their text, see writes_of, which is also `plain` if it is
+-- nothing but ids and signs; and of a line or block `kind`, `length` and `distance`. nil if it is none.
 local function parse(text)
   local version, writes, rest, size = text:match('^([1-9]%d*)%-([%w_=@,.-]+)(.*):(%d%d%d)$')
   if not version or #version > 16 or tonumber(version) > MAX_VERSION or tonumber(size) ~= #text then
     return nil
   end
-  local schema, kind, length, distance = rest:match('^(#?%d*)([+*]?)(%d*)/?(%d*)$')
-  if not schema or rest ~= schema .. (kind == '' and '' or kind .. length .. '/' .. distance) then
-    return nil
+  local part = {version = tonumber(version)}
+  if rest:byte(1) == 35 then  -- a schema
+    local schema
+    schema, rest = rest:match('^#([1-9]%d*)(.*)$')
+    if not schema or #schema > 9 then
+      return nil
+    end
   end
-  local sound = schema == '' or (schema:match('^#[1-9]%d*$') and #schema <= 10)
-  if kind ~= '' then
-    sound = sound and length:match('^[1-9]%d*$') and distance:match('^[1-9]%d*$') and #length <= 9 and #distance <= 9
-      and tonumber(length) <= tonumber(distance)
-  end
-  local part = {version = tonumber(version), list = {}}
-  if not sound or not read_writes(writes, part.list) then
-    return nil
-  end
-  if kind ~= '' then
+  if rest ~= '' then
+    local kind, length, distance = rest:match('^([+*])([1-9]%d*)/([1-9]%d*)$')
+    if not kind or #length > 9 or #distance > 9 or tonumber(length) > tonumber(distance) then
+      return nil
+    end
     part.kind, part.length, part.distance = kind, tonumber(length), tonumber(distance)
   end
+  -- Most writes have neither a time nor a caller's key, or are the only one of a line: it is enough to see that.
+  if writes:gsub('[%w_-][%w_-][%w_-][%w_-][%w_-][%w_-][,.]', '') == '' then
+    part.plain = writes
+  elseif #writes > 24 or not writes:find('^[%w_-][%w_-][%w_-][%w_-][%w_-][%w_-]@%d+[,.]$') then
+    part.list = {}
+    return read_writes(writes, part.list) and part or nil
+  end
+  part.writes = writes
   return part
+end
+
+-- The writes that a part names, the newest first.
+local function writes_of(part)
+  if not part.list then
+    part.list = {}
+    read_writes(part.writes, part.list)
+  end
+  return part.list
 end
 
 -- The revision of the part that ends at `stop`; nil if it has none, false if something else is in its place.
@@ -76,12 +92,15 @@ local function part_at(key, stop)
 end
 
 -- The position behind a MessagePack value; nil if it does not end.
-local WIDTHS = {
-  [0xc4] = -1, [0xc5] = -2, [0xc6] = -4, [0xc7] = -1, [0xc8] = -2, [0xc9] = -4, [0xd9] = -1, [0xda] = -2, [0xdb] = -4,
-  [0xca] = 4, [0xcb] = 8, [0xcc] = 1, [0xcd] = 2, [0xce] = 4, [0xcf] = 8, [0xd0] = 1, [0xd1] = 2, [0xd2] = 4,
-  [0xd3] = 8, [0xd4] = 2, [0xd5] = 3, [0xd6] = 5, [0xd7] = 9, [0xd8] = 17, [0xdc] = -2, [0xdd] = -4, [0xde] = -2,
-  [0xdf] = -4,
-}
+local WIDTHS
+local function load_widths()
+  WIDTHS = WIDTHS or {
+    [0xc4] = -1, [0xc5] = -2, [0xc6] = -4, [0xc7] = -1, [0xc8] = -2, [0xc9] = -4, [0xd9] = -1, [0xda] = -2, [0xdb] = -4,
+    [0xca] = 4, [0xcb] = 8, [0xcc] = 1, [0xcd] = 2, [0xce] = 4, [0xcf] = 8, [0xd0] = 1, [0xd1] = 2, [0xd2] = 4,
+    [0xd3] = 8, [0xd4] = 2, [0xd5] = 3, [0xd6] = 5, [0xd7] = 9, [0xd8] = 17, [0xdc] = -2, [0xdd] = -4, [0xde] = -2,
+    [0xdf] = -4,
+  }
+end
 local function number_at(text, at, width)
   local number = 0
   for i = at, at + width - 1 do
@@ -140,6 +159,7 @@ end
 
 -- Version and revision as a foreign document in MessagePack has them; false if it is none, or holds another thing there.
 local function fields_of_msgpack(text)
+  load_widths()
   local first, at, count = text:byte(1), 2, 0
   if first >= 0x80 and first <= 0x8f then
     count = first - 0x80
@@ -209,7 +229,7 @@ local function foreign(key, stop)
   return nil
 end
 
--- What is stored: `version` (0: nothing), `list` of the writes that its last part names, `length` of the value, and of a
+-- What is stored: `version` (0: nothing), the writes that its last part names, `length` of the value, and of a
 -- value with lines `kind`, `length` of the last and `distance` from the head's end. nil if it cannot be read.
 local function revision(key)
   local stop = redis.call('STRLEN', key)
@@ -230,7 +250,7 @@ end
 -- The latest writes, without a gap: of the lines, of which each names one, and of the head, which names the older ones.
 -- nil if the parts do not meet.
 local function history(key, last)
-  local list, part, stop, head = {unpack(last.list)}, last, last.stop, last.stop - (last.distance or 0)
+  local list, part, stop, head = {unpack(writes_of(last))}, last, last.stop, last.stop - (last.distance or 0)
   while part.kind and #list < HISTORY do
     stop = stop - part.length
     local before = part_at(key, stop)
@@ -241,7 +261,7 @@ local function history(key, last)
       return nil
     end
     part = before
-    for _, write in ipairs(part.list) do
+    for _, write in ipairs(writes_of(part)) do
       list[#list + 1] = write
     end
   end

@@ -27,21 +27,23 @@ local function repeatable(list)
 end
 
 local found = revision(KEYS[1])
-local list = found and history(KEYS[1], found)
-local stored = list and found.version
+local plain = found and not found.kind and not replay and found.plain  -- nothing of it matters but the newest id
+local list = found and not plain and history(KEYS[1], found)
+local stored = (plain or list) and found.version
 if not stored then
   if expected ~= '' then
     return {'foreign'}
   end
   stored, list = 0, {}
 end
+local newest = plain and plain:sub(1, 6) or list and list[1] and list[1].id
 if replay and contains(list, id) then
   confirm(KEYS[1])
   return {'saved'}
 end
 if expected ~= '' then
   local wanted = tonumber(expected)
-  if stored ~= wanted or (parent ~= '' and list[1] and list[1].id ~= parent) then
+  if stored ~= wanted or (parent ~= '' and newest and newest ~= parent) then
     if replay and not never_happened(stored, list, wanted) then
       return {'unknown', stored}
     end
@@ -53,8 +55,8 @@ elseif replay and (found and found.missing or not repeatable(list)) then
   return {'unknown', stored}
 end
 
-local text = version .. '-' .. id .. ','
-for i = 1, math.min(#list, HISTORY - 1) do
+local text = version .. '-' .. id .. ',' .. (plain or ''):sub(1, 7 * (HISTORY - 1))
+for i = 1, math.min(plain and 0 or #list, HISTORY - 1) do
   text = text .. list[i].id .. list[i].kept .. (list[i].blind and '.' or ',')
 end
 local size = #text + 4

@@ -1,4 +1,4 @@
-"""What the README shows works: every Python block in it is run here."""
+"""What the READMEs show works: every Python block in them is run here."""
 
 from __future__ import annotations
 
@@ -16,8 +16,12 @@ import pytest
 from redis_state import AgentState, MemoryStateStore, RedisStateStore, StateEncodeError
 from redis_state.testing import RedisServer
 
-README = Path(__file__).parents[2].joinpath("README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+ROOT = Path(__file__).parents[2]
+PAGES = [
+    ROOT / "README.md",
+    *(page for folder in ("redis_state", "benchmarks") for page in (ROOT / folder).rglob("*.md")),
+]
+BLOCKS = re.findall(r"```python\n(.*?)```", "\n".join(page.read_text(encoding="utf-8") for page in PAGES), re.DOTALL)
 LOCAL = "redis://localhost:6379"
 
 
@@ -34,8 +38,8 @@ def run(block: str) -> dict[str, Any]:
 
 
 def test_every_block_is_run() -> None:
-    """One that is added to the README needs its test here."""
-    assert len(BLOCKS) == 3
+    """One that is added needs its test here."""
+    assert len(BLOCKS) == 4
 
 
 def test_the_ten_lines_run_in_memory(capsys: pytest.CaptureFixture[str]) -> None:
@@ -78,6 +82,12 @@ def test_the_test_of_ones_own_passes_as_it_stands(tmp_path: Path) -> None:
     done = subprocess.run([*command, "test_it.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 passed" in done.stdout
+
+
+def test_a_server_of_ones_own_runs(redis_server: RedisServer, capsys: pytest.CaptureFixture[str]) -> None:
+    """Beside the one of the fixture, for as long as its block."""
+    run(block_with("with RedisServer"))
+    assert re.fullmatch(r"redis://127\.0\.0\.1:\d+/0\n", capsys.readouterr().out)
 
 
 async def test_declared_types_are_kept_and_undeclared_ones_are_refused() -> None:

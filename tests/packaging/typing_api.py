@@ -1,4 +1,8 @@
-"""The types that users see. This file is type-checked, never run."""
+"""The types that users see. This file is checked by pyright and by mypy, never run.
+
+Each checker has its own comment for what it must refuse, and reports a comment on a line that it takes.
+"""
+# pyright: strict, reportUnnecessaryTypeIgnoreComment=error
 
 from __future__ import annotations
 
@@ -74,8 +78,8 @@ def states() -> None:
     assert_type(message.content, str)
     assert_type(message.timestamp, datetime)
     assert_type(message.metadata, dict[str, Any] | None)
-    AgentState("agent-1", "session-123")  # pyright: ignore[reportCallIssue]
-    AgentState(agent_id="agent-1")  # pyright: ignore[reportCallIssue]
+    AgentState("agent-1", "session-123")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    AgentState(agent_id="agent-1")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 
 
 def ways_in(client: Redis, cluster: RedisCluster, config: RedisConfig) -> None:
@@ -108,17 +112,17 @@ def options(client: Redis) -> None:
     RedisStateStore(client, key_prefix="p:", dial_timeout=1, **every)
     RedisStateStore.from_url("rediss://", tls_verify=False, **every)
     open_store("redis://", **every)
-    RedisStateStore(client, ttl=60)  # pyright: ignore[reportArgumentType]
-    RedisStateStore(client, format="yaml")  # pyright: ignore[reportArgumentType]
-    RedisStateStore(client, unknown=1)  # pyright: ignore[reportCallIssue]
-    RedisStateStore(client, AgentState)  # pyright: ignore[reportCallIssue]
-    RedisStateStore("redis://")  # pyright: ignore[reportArgumentType]
-    MemoryStateStore(ttl=60)  # pyright: ignore[reportArgumentType]
-    MemoryStateStore(state_type=dict)  # pyright: ignore[reportArgumentType]
-    RedisStateStore(client, state_type=Message)  # pyright: ignore[reportArgumentType]
-    open_store("memory://", state_type=dict)  # pyright: ignore[reportArgumentType]
-    RedisConfig(["localhost:6379"])  # pyright: ignore[reportCallIssue]
-    RedisConfig(adrs=["localhost:6379"])  # pyright: ignore[reportCallIssue]
+    RedisStateStore(client, ttl=60)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    RedisStateStore(client, format="yaml")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    RedisStateStore(client, unknown=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    RedisStateStore(client, AgentState)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    RedisStateStore("redis://")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    MemoryStateStore(ttl=60)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    MemoryStateStore(state_type=dict)  # type: ignore[type-var]  # pyright: ignore[reportArgumentType]
+    RedisStateStore(client, state_type=Message)  # type: ignore[type-var]  # pyright: ignore[reportArgumentType]
+    open_store("memory://", state_type=dict)  # type: ignore[type-var]  # pyright: ignore[reportArgumentType]
+    RedisConfig(["localhost:6379"])  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    RedisConfig(adrs=["localhost:6379"])  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 
 
 async def operations(store: SessionStore[AgentState], state: AgentState) -> None:
@@ -146,9 +150,9 @@ async def operations(store: SessionStore[AgentState], state: AgentState) -> None
     assert_type(await store.aclose(), None)
     async with store as entered:
         assert_type(entered, SessionStore[AgentState])
-    await store.save(MyState("agent-1", "session-123"))  # pyright: ignore[reportArgumentType, reportCallIssue]
-    await store.save(state, 0)  # pyright: ignore[reportCallIssue]
-    await store.list("agent-1", 10)  # pyright: ignore[reportCallIssue]
+    await store.save(MyState("agent-1", "session-123"))  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    await store.save(state, 0)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+    await store.list("agent-1", 10)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 
 
 async def one_message_or_several(
@@ -161,20 +165,20 @@ async def one_message_or_several(
         await each.append("agent-1", "session-123", (message, message))
         await each.append("agent-1", "session-123", [])
         await each.append("agent-1", "session-123", (message for _ in range(3)), ttl=timedelta(days=1))
-        await each.append("agent-1", "session-123", "text")  # pyright: ignore[reportArgumentType]
-        await each.append("agent-1", "session-123", [{"role": "user"}])  # pyright: ignore[reportArgumentType]
-        await each.append("agent-1", "session-123", {"role": "user"})  # pyright: ignore[reportArgumentType]
+        await each.append("agent-1", "session-123", "text")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        await each.append("agent-1", "session-123", [{"role": "user"}])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
+        await each.append("agent-1", "session-123", {"role": "user"})  # type: ignore[dict-item]  # pyright: ignore[reportArgumentType]
         await each.load_many("agent-1", {"session-123"})
         await each.load_many("agent-1", (f"session-{n}" for n in range(3)))
-        await each.load_many("agent-1", "session-123")  # pyright: ignore[reportArgumentType]
-        await each.load_many("agent-1", [1])  # pyright: ignore[reportArgumentType]
+        await each.load_many("agent-1", "session-123")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        await each.load_many("agent-1", [1])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
 
 
 async def messages_of_the_users_own(texts: SessionStore[Texts], anything: SessionStore[Any]) -> None:
     """What one message is depends on the state type; a store of anything takes anything."""
     await texts.append("agent-1", "session-123", "text")
     await texts.append("agent-1", "session-123", ["text"])
-    await texts.append("agent-1", "session-123", [Message(role="user", content="hi")])  # pyright: ignore[reportArgumentType]
+    await texts.append("agent-1", "session-123", [Message(role="user", content="hi")])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
     await anything.append("agent-1", "session-123", "text")
     await anything.save(MyState("agent-1", "session-123"), if_version=1)
 
@@ -186,9 +190,9 @@ async def what_a_type_lacks(redis: RedisStateStore[MyState], memory: MemoryState
     for each in (mine, redis, memory):
         await each.save(state, ttl=timedelta(days=1))
         await each.save(state, if_version=None)
-        await each.save(state, if_version=1)  # pyright: ignore[reportArgumentType]
-        await each.append("agent-1", "session-123", [])  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
-        await each.update("agent-1", "session-123", print)  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+        await each.save(state, if_version=1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        await each.append("agent-1", "session-123", [])  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+        await each.update("agent-1", "session-123", print)  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
 
 
 async def updates(store: SessionStore[MyData]) -> None:
@@ -206,7 +210,7 @@ async def updates(store: SessionStore[MyData]) -> None:
     assert_type(await store.update("agent-1", "session-123", plain), MyData)
     assert_type(await store.update("agent-1", "session-123", patient, attempts=3), MyData)
     assert_type(await store.update("agent-1", "session-123", lambda state: state.version), MyData)
-    await store.update("agent-1", "session-123", another)  # pyright: ignore[reportArgumentType]
+    await store.update("agent-1", "session-123", another)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 async def types_of_the_users_own(client: Redis) -> None:
@@ -227,7 +231,7 @@ def protocols(client: Redis) -> None:
     every: list[SessionStore[AgentState]] = [RedisStateStore(client), MemoryStateStore()]
     core = [*every]
     mine: SessionStore[MyState] = MemoryStateStore(state_type=MyState)
-    core = [mine]  # pyright: ignore[reportAssignmentType]
+    core = [mine]  # type: ignore[list-item]  # pyright: ignore[reportAssignmentType]
     assert_type(core, list[StateStore[AgentState]])
 
 

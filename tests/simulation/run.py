@@ -86,7 +86,7 @@ def _abandon(loop: VirtualLoop, main: asyncio.Task[Any]) -> None:
         loop.network.closed = True
         tasks = asyncio.all_tasks(loop)
         for task in tasks:
-            task._log_destroy_pending = False  # type: ignore[attr-defined]
+            task._log_destroy_pending = False  # pyright: ignore[reportAttributeAccessIssue]
         del tasks
     loop.close()
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = ROOT / "compose.yaml"
-WORKFLOW = ROOT / ".github/workflows/ci.yml"
+GITHUB = ROOT / ".github"
 
 
 class Dependency(msgspec.Struct):
@@ -189,11 +189,14 @@ def up(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Up]:
     ("schema", "path"),
     [
         pytest.param("vendor.compose-spec", COMPOSE, id="compose"),
-        pytest.param("vendor.github-workflows", WORKFLOW, id="workflow"),
+        pytest.param("vendor.github-workflows", GITHUB / "workflows/ci.yml", id="ci"),
+        pytest.param("vendor.github-workflows", GITHUB / "workflows/release.yml", id="release"),
+        pytest.param("vendor.github-issue-forms", GITHUB / "ISSUE_TEMPLATE/bug.yml", id="bug"),
+        pytest.param("vendor.github-issue-forms", GITHUB / "ISSUE_TEMPLATE/feature.yml", id="feature"),
     ],
 )
 def test_the_file_is_what_its_reader_expects(schema: str, path: Path) -> None:
-    """compose.yaml and the workflow follow the schemas of the programs that read them."""
+    """compose.yaml, the workflows and the issue forms follow the schemas of the programs that read them."""
     command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", schema, str(path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -20,32 +20,31 @@ class RedisConfig:
 
     Attributes:
         addrs: ``host:port`` each. One is a standalone server, several are nodes of a cluster.
-        cluster: Whether `addrs` is a cluster although it is only one.
+        cluster: Whether a single address in `addrs` is that of a cluster's node.
         username: ACL user; None is the default user.
         password: Its password; never part of a repr, a log line or an exception.
         credential_provider: A `redis.credentials.CredentialProvider`, instead of username and password.
         db: Database number; 0 on a cluster.
         key_prefix: What every key starts with.
-        dial_timeout: For opening a connection, TLS and authentication included.
-        read_timeout: How long the server may owe a reply.
-        write_timeout: How much longer while a request is still being written. An operation takes at most
-            `read_timeout` and `write_timeout` together, retries included.
-        pool_size: Connections to one server at most.
+        dial_timeout: How long opening a connection may take, TLS and authentication included.
+        read_timeout: How long the server may take for a reply.
+        write_timeout: How much longer it may take while a request is being written. An operation, retries included,
+            ends within `read_timeout` plus `write_timeout`, the first one plus `dial_timeout`.
+        pool_size: How many connections to one server there may be.
         unix_socket: Path of a Unix socket, instead of `addrs`.
         master_name: The name under which Sentinel knows the primary.
         sentinel_addrs: ``host:port`` of the Sentinels.
         sentinel_username: ACL user at the Sentinels.
         sentinel_password: Its password.
         tls: Encrypt connections, those to Sentinels too.
-        tls_ca_file: Certificates to trust, PEM; None trusts the system's. Without `tls` a ValueError, as are the
-            next two and `tls_verify=False`.
+        tls_ca_file: Certificates to trust, PEM; None trusts the system's.
         tls_cert_file: Client certificate, PEM.
         tls_key_file: Its key, PEM.
-        tls_verify: Check the server's certificate and name, where there is TLS.
+        tls_verify: Check the server's certificate and name.
 
     Raises:
         TypeError: A field is of another type than it is declared.
-        ValueError: A value is out of range, or has no effect beside the others.
+        ValueError: A value is out of range, or has no effect beside the others, such as a `tls_ca_file` without `tls`.
     """
 
     addrs: list[str] = field(default_factory=lambda: ["localhost:6379"])

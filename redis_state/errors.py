@@ -66,8 +66,8 @@ class VersionConflictError(StateStoreError):
 
     Attributes:
         expected: The version that the caller named (0: nothing is stored).
-        stored: The version that is stored (0: nothing is stored). It equals `expected` when the stored version
-            has that number but another history, because a plain save of an older object came in between.
+        stored: The version that is stored (0: nothing is stored). It equals `expected` if that number was written
+            by somebody else, such as by a plain save of an older object.
     """
 
     def __init__(self, expected: int, stored: int) -> None:
@@ -81,7 +81,7 @@ class InvalidIdError(StateStoreError, ValueError):
 
 
 class StateEncodeError(StateStoreError):
-    """Raised when a state cannot be stored so that loading returns something equal. Nothing was written.
+    """Raised when a state would not come back equal, such as a tuple in `data`. Nothing was written.
 
     Attributes:
         path: Where the value stands, such as ``$.context.score``.
@@ -125,18 +125,18 @@ class StoreClosedError(StateStoreError):
 
 
 class ForeignLoopError(StateStoreError):
-    """Raised when a store is used in another event loop or process than the one that first used it.
+    """Raised when a store is used in another event loop or process than the one that used it first.
 
-    Connections belong to one event loop; open one store in each.
+    Connections belong to one event loop: open a store in each.
     """
 
 
 class PartitionsMismatchError(StateStoreError, ValueError):
-    """Raised when a store with one number of partitions meets data that was written with another.
+    """Raised when the data was written with another number of `partitions` than the store has.
 
     Attributes:
         configured: The store's number.
-        stored: The data's; None where the key ``{key_prefix}partitions`` holds something else.
+        stored: The data's; None if the key ``{key_prefix}partitions`` holds no number.
     """
 
     def __init__(self, configured: int, stored: int | None) -> None:
@@ -151,13 +151,13 @@ class StoreUnavailableError(StateStoreError):
 
 
 class StoreTimeoutError(StateStoreError, TimeoutError):
-    """Raised when an operation did not get its turn or its answer in time. It did not happen, or it only read."""
+    """Raised when an operation was not sent, or a read was not answered, in time. Nothing was written."""
 
 
 class OutcomeUnknownError(StateStoreError):
-    """Raised when a write was sent, its reply never came, and no safe replay could tell what became of it.
+    """Raised when a write was sent, its reply was lost, and the server cannot tell what became of it.
 
-    The write happened once or not at all.
+    The write happened once or not at all: load the session to see.
     """
 
 

@@ -1,4 +1,4 @@
-"""The state that an agent has of a session, unless it has a type of its own."""
+"""The state of a session, for agents without a state type of their own."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ class AgentState(msgspec.Struct, kw_only=True, dict=True):
         agent_id: The agent, 1 to 512 bytes of UTF-8.
         session_id: The session, 1 to 512 bytes of UTF-8.
         messages: The conversation, oldest first.
-        context: What the session knows of its surroundings; anything that JSON can hold.
-        data: What the agent keeps for itself; anything that JSON can hold.
-        version: How often the session was written; 0 before the first save. Stamped by the store.
+        context: What surrounds the session, such as who the user is; anything that JSON can hold.
+        data: What the agent remembers; anything that JSON can hold.
+        version: How often the session was written; 0 before the first save. Set by the store.
         created_at: When the object was made, aware, in UTC.
-        updated_at: When it was last saved, aware, in UTC, microseconds. Stamped by the store.
+        updated_at: When it was last saved, aware, in UTC, microseconds. Set by the store.
     """
 
     agent_id: str
@@ -58,7 +58,7 @@ class AgentState(msgspec.Struct, kw_only=True, dict=True):
 
 
 class SessionInfo(msgspec.Struct, frozen=True):
-    """What a listing tells about a session without loading it.
+    """What `sessions()` says of a session without loading its state.
 
     Attributes:
         session_id: The session.

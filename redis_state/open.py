@@ -22,14 +22,14 @@ def open_store(
     tls_verify: bool | None = None,
     **options: Unpack[StoreOptions],
 ) -> SessionStore[T]:
-    """The store that a URL names: ``memory://``, or one of those that `RedisStateStore.from_url` takes.
+    """Open the store that a URL names, for `async with`. A store in Redis connects when it is first used.
 
     Args:
-        url: Where the states are kept.
-        state_type: A msgspec Struct or dataclass with `agent_id` and `session_id`.
-        tls_verify: As for `RedisStateStore.from_url`.
-        options: See `StoreOptions`. Those of a server's (`partitions`, `replicas`, `logger`, and `tls_verify`) are
-            checked and have no effect in memory.
+        url: ``memory://``, ``redis://host:port``, or any other that `RedisStateStore.from_url` takes.
+        state_type: What is stored: a msgspec Struct or dataclass with `agent_id` and `session_id`.
+        tls_verify: False turns certificate checks off, which a URL alone cannot.
+        options: `ttl`, `format` and the others of `StoreOptions`. In memory `partitions`, `replicas`, `logger` and
+            `tls_verify` are checked and have no effect.
 
     Raises:
         TypeError: An option is of another type.

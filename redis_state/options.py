@@ -1,4 +1,4 @@
-"""What a store may be told, beside where its Redis is."""
+"""The options of a store, beside where its Redis is."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from redis_state.codec import Format
 
 
 class StoreOptions(TypedDict, total=False):
-    """What every way to open a `RedisStateStore` takes, by keyword.
+    """The options that every way to open a `RedisStateStore` takes, by keyword.
 
     Attributes:
-        ttl: After how long a saved state expires; None (the default) is never.
-        refresh_ttl: Whether a load lets the state expire `ttl` later, in the same command. False.
+        ttl: After how long a saved state expires. By default never, None.
+        refresh_ttl: Whether a load starts the `ttl` anew, in the same command. By default False.
         format: What is written, ``"json"`` (the default) or ``"msgpack"``. Both are read.
-        partitions: Over how many slots the sessions of one agent are spread, 1 (the default) to 4096. Cannot be changed
-            for existing data.
-        replicas: How many replicas must have a write before it returns. 0.
-        max_state_bytes: How large a state may be, as it is stored; 64 MB (64 * 1024 * 1024).
-        meter_provider: Where metrics are recorded; the global provider.
-        logger: Where debug lines go; ``logging.getLogger("redis_state")``.
+        partitions: Over how many slots of a cluster the sessions of one agent are spread, 1 (the default) to 4096.
+            Cannot be changed for existing data.
+        replicas: How many replicas must confirm a write before it returns, else `NotReplicatedError`. By default 0.
+        max_state_bytes: How many bytes a state may have as it is stored, else `StateTooLargeError`. By default 64 MB.
+        meter_provider: Where metrics are recorded. By default the global provider.
+        logger: Where debug lines go. By default ``logging.getLogger("redis_state")``.
     """
 
     ttl: timedelta | None

@@ -60,10 +60,10 @@ class Ids(Protocol):
 
 
 class StateStore(Protocol[S]):
-    """The core: save, load, delete, list.
+    """The core of a store: save, load, delete, list.
 
-    Every operation may raise `InvalidIdError` for ids that are none, `StoreClosedError` after `aclose`, and the errors
-    of the server's or the network's half of `redis_state.errors`. None of them looks like "no such session".
+    Every operation may raise `InvalidIdError` for an id that is none, `StoreClosedError` after `aclose`, and the errors
+    of the server or the network that `redis_state.errors` lists. An outage never looks like "no such session".
     """
 
     @overload
@@ -79,25 +79,27 @@ class StateStore(Protocol[S]):
     ) -> Coroutine[Any, Any, None]:
         """Replace the session's state and put the session first in its agent's list, both or neither.
 
-        What is saved is the state as it is when `save` is called, also where the call is awaited later. The object is
-        stamped with `version`, one higher, and `updated_at`; a save that fails leaves it as it was. Without
-        `if_version` the last write wins.
+        What is saved is the state as it is when `save` is called, even if the call is awaited later. The object gets
+        the next `version` and a new `updated_at`; a save that fails leaves it as it was. Without `if_version` the
+        last write wins.
 
         Args:
             state: A state of the store's type.
-            if_version: Save only if this version is stored; 0: only if nothing is. Where it is the version at which the
-                object was loaded or saved, the stored state must moreover stem from the same write, so that a plain
-                save which brought back an old number is noticed as well. That takes an object with room for a note: an
-                `AgentState`, a Struct with ``dict=True``, a dataclass without slots.
-            ttl: After how long the state expires, exact to the millisecond; None is the store's own `ttl`.
+            if_version: Save only if this version is stored; 0: only if nothing is. The object's own `version` saves it
+                only if nobody has written the session since the object was loaded or saved, not even by a plain save
+                that brought back the same number. (A Struct without ``dict=True`` and a dataclass with slots have no
+                room for the note that this takes: for them only the number is compared.)
+            ttl: After how long the state expires, exact to the millisecond; None: the store's own `ttl`.
 
         Raises:
+            VersionConflictError: Another version is stored than `if_version`. Nothing was written. A save that is
+                repeated after a lost reply never conflicts with itself.
+            StateEncodeError: A value would come back different, such as a tuple in `data`.
+            StateTooLargeError: The state is larger than the store's `max_state_bytes`.
+            OutcomeUnknownError: The reply was lost, and the server cannot tell whether the state was saved.
             TypeError: It is no state of the store's type, `if_version` is no integer or the type has no `version`, or
                 the `ttl` is no timedelta.
             ValueError: A version is negative or 2**53 and more, or the `ttl` is below a millisecond.
-            StateEncodeError: Loading would return something else.
-            VersionConflictError: Another version is stored than `if_version`. A save that has landed and is replayed
-                after a lost reply is a success, never a conflict.
         """
         ...
 
@@ -106,7 +108,7 @@ class StateStore(Protocol[S]):
 
         Raises:
             StateNotFoundError: Nothing is stored: never saved, deleted, or expired.
-            StateDecodeError: What is stored is no state of the store's type.
+            StateDecodeError: What is stored is no state of the store's type, or one with other ids.
         """
         ...
 
@@ -115,13 +117,16 @@ class StateStore(Protocol[S]):
 
         Returns:
             Whether there was one.
+
+        Raises:
+            OutcomeUnknownError: The reply was lost. A delete is not repeated, since somebody may have saved again.
         """
         ...
 
     async def list(self, agent_id: str, *, limit: int | None = None) -> list[str]:
         """The ids of the agent's sessions, most recently updated first by the writers' clocks.
 
-        Lists what can be loaded: what has expired or was removed in any other way is not listed, what is there is.
+        Lists what can be loaded, and nothing that has expired, was evicted or was deleted in any way.
 
         Args:
             agent_id: The agent.
@@ -134,12 +139,15 @@ class StateStore(Protocol[S]):
         ...
 
     async def aclose(self) -> None:
-        """Let operations in flight end, within their time, and close what the store opened. May be called again."""
+        """Finish the operations under way, within their time, and close what the store opened. May be called again.
+
+        What cannot be finished raises `StoreClosedError`, or `OutcomeUnknownError` if it is a write that was sent.
+        """
         ...
 
 
 class SessionStore(StateStore[S], Protocol[S]):
-    """All that the stores of this library offer."""
+    """All that the stores of this library offer: the type to annotate a store with."""
 
     async def update(
         self: KeepsVersions,
@@ -150,18 +158,18 @@ class SessionStore(StateStore[S], Protocol[S]):
         attempts: int = 100,
         ttl: timedelta | None = None,
     ) -> S:
-        """Load a state, change it with `fn`, save it if nobody else has meanwhile; else all of it again.
+        """Load a state, let `fn` change it, and save it if nobody else has written it meanwhile; else start again.
 
-        The whole state is written as the store's type has it. Where a newer worker's type has more fields, an older
-        worker's `update` drops them, as its `save` does; with ``forbid_unknown_fields=True`` on the state type its load
-        is a `StateDecodeError` instead.
+        The whole state is written as the store's type has it. If a newer worker's type has more fields, an older
+        worker's `update` drops them, as its `save` does. To be told, set ``forbid_unknown_fields=True`` on the state
+        type: then the older worker's load is a `StateDecodeError`.
 
         Args:
             agent_id: The agent.
             session_id: The session.
             fn: Changes the state that it is given, in place; plain or async. It may run several times. What it returns
                 is ignored, unless that is another object of the state type.
-            attempts: How often to try, 1 or more, after a random pause that grows.
+            attempts: How often to try, 1 or more, with random pauses that grow.
             ttl: As for `save`.
 
         Returns:
@@ -169,7 +177,7 @@ class SessionStore(StateStore[S], Protocol[S]):
 
         Raises:
             StateNotFoundError: Nothing is stored.
-            VersionConflictError: Every attempt met a change.
+            VersionConflictError: Somebody else wrote the session during every attempt.
             ValueError: `fn` changed `agent_id` or `session_id`. Nothing was written.
             TypeError: `fn` returned another state than it was given, and nothing was written; or the state type has
                 no `version`.
@@ -191,14 +199,16 @@ class SessionStore(StateStore[S], Protocol[S]):
             session_id: The session.
             messages: What to add at the end of the state's `messages`: one message, or several in anything that can be
                 iterated. Text, bytes, a mapping, a Struct and a dataclass are one message each.
-            ttl: As for `save`; where neither it nor the store's is given, the expiry stays as it is.
+            ttl: As for `save`; if neither it nor the store's is given, the expiry stays as it is.
 
         Returns:
             The version that the session has with these messages.
 
         Raises:
             StateNotFoundError: Nothing is stored.
-            StateEncodeError: Loading would return something else.
+            StateEncodeError: A value would come back different, such as a tuple in `metadata`.
+            StateTooLargeError: The state would be larger than the store's `max_state_bytes`.
+            OutcomeUnknownError: The reply was lost, and the server cannot tell whether the messages were added.
             TypeError: The state type has no `messages`, or what was given is neither one message nor several.
         """
         ...
@@ -209,12 +219,13 @@ class SessionStore(StateStore[S], Protocol[S]):
         """The agent's sessions, newest first, read in pages as they are asked for.
 
         A session that is there from the first page to the last is shown exactly once, however often it is saved
-        meanwhile; one that was saved after its place was passed may come at the end. Bodies are not loaded.
+        meanwhile; one that was saved after its place was passed may come at the end. States are not loaded.
 
         Args:
             agent_id: The agent.
             limit: How many at most; None is all.
-            before: Start after this session, as an earlier iteration returned it, or with what is older than a time.
+            before: Where to start: after this session, which an earlier iteration returned, or with sessions that are
+                older than this time.
 
         Raises:
             TypeError: The limit is no integer, or `before` neither a `SessionInfo` nor a datetime.
@@ -267,7 +278,7 @@ class SessionStore(StateStore[S], Protocol[S]):
         ...
 
     async def ping(self) -> None:
-        """Ask a server for a sign of life; raises where there is none."""
+        """Check that a server answers; if none does, raise as every operation would."""
         ...
 
     async def __aenter__(self) -> Self:

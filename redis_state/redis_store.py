@@ -46,20 +46,23 @@ _SLICE: Final = 100  # states decoded before others have their turn
 class RedisStateStore(SessionStore[S]):
     """Keeps the states of agents in Redis.
 
+    `from_url` and `from_config` make a store with connections of its own; the class itself takes a client of redis-py.
+
     Args:
         client: A `redis.asyncio.Redis` or `RedisCluster` that stays the caller's: its connection settings are used,
             and it is not closed.
         state_type: A msgspec Struct or dataclass with `agent_id` and `session_id`. Stored fields that it lacks are not
             loaded, and a save drops them; with ``forbid_unknown_fields=True`` they are a `StateDecodeError`.
         key_prefix: What every key starts with.
-        dial_timeout: Seconds for opening a connection.
-        read_timeout: Seconds that the server may owe a reply.
-        write_timeout: Seconds more while a request is being written.
-        pool_size: Connections to one server at most, as far as the client's pool has them.
+        dial_timeout: How many seconds opening a connection may take.
+        read_timeout: How many seconds the server may take for a reply.
+        write_timeout: How many seconds more while a request is being written.
+        pool_size: How many connections to one server there may be, and no more than the client's pool allows.
         options: See `StoreOptions`.
 
     Raises:
-        TypeError: The client is none of redis.asyncio's, decodes responses, or the state type is not fit.
+        TypeError: The client is none of `redis.asyncio` or has ``decode_responses=True``, or the state type cannot be
+            stored.
     """
 
     def __init__(
@@ -140,10 +143,11 @@ class RedisStateStore(SessionStore[S]):
         """A store with connections of its own, made when they are needed.
 
         Args:
-            url: ``redis://[[user]:password@]host[:port][/db]``, ``rediss://`` for TLS, ``unix:///path``,
-                ``redis+cluster://host:port,host:port`` or ``redis+sentinel://host:port,host:port/name[/db]``, the
-                last two also with ``rediss``. After a question mark may follow fields of `RedisConfig`:
-                ``key_prefix``, ``db``, the timeouts, ``pool_size``, ``tls_...`` and ``sentinel_...``.
+            url: ``redis://[[user]:password@]host[:port][/db]``, ``rediss://`` for TLS, or ``unix:///path``;
+                for a cluster ``redis+cluster://host:port,host:port``;
+                for Sentinel ``redis+sentinel://host:port,host:port/name[/db]``; both also with ``rediss``.
+                Options follow as in ``?pool_size=4&read_timeout=1``: of `RedisConfig` these are `key_prefix`, `db`,
+                the timeouts, `pool_size`, `tls_...` and `sentinel_...`.
             state_type: As for the class.
             tls_verify: False turns certificate checks off, which a URL alone cannot; None is True where there is TLS.
             options: See `StoreOptions`.

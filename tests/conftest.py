@@ -1,4 +1,4 @@
-"""Fixtures for tests of stores. The servers come from the plugin `redis_state.testing.fixtures`."""
+"""Fixtures for tests of stores, and the plugins that bring their servers."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, settings
-from support.stores import STORES, Stores, TlsServer, Way
+from support.stores import STORES, Stores, Way
 
 from redis_state import AgentState, SessionStore
-from redis_state.testing import RedisServer, TlsNotSupportedError, make_certificates
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator
+
+pytest_plugins = ["redis_state.testing.fixtures", "support.fixtures"]
 
 # The machine's speed is no property of the library. A function-scoped fixture is a server or a codec, without a state.
 settings.register_profile(
@@ -31,19 +32,6 @@ def way(request: pytest.FixtureRequest) -> Way:
 def server(request: pytest.FixtureRequest, way: Way) -> Any:
     """The server of that row; None where it needs none."""
     return request.getfixturevalue(way.server) if way.server else None
-
-
-@pytest.fixture(scope="session")
-def tls_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsServer]:
-    """A server that speaks TLS and asks its clients for certificates."""
-    files = make_certificates(tmp_path_factory.mktemp("tls"))
-    server = RedisServer(tls=files)
-    try:
-        server.__enter__()
-    except TlsNotSupportedError as error:
-        pytest.skip(str(error))  # those that packages bring along have none
-    with server:
-        yield TlsServer(server, files)
 
 
 @pytest.fixture

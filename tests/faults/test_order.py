@@ -7,11 +7,10 @@ import uuid
 from typing import TYPE_CHECKING
 
 import pytest
+from support.cluster import ClusterServers
 from support.proxy import FaultProxy
 from support.scripted import Command, ScriptedServer
 from support.timed import Store, messages, opened, state, texts, url_of
-
-from redis_state.testing import ClusterServers
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterator

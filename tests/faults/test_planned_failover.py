@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 from support.proxy import FaultProxy
+from support.sentinel import SentinelServers
 from support.timed import Store, state
 
 from redis_state import RedisStateStore, StateStoreError
-from redis_state.testing import SentinelServers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -24,7 +24,7 @@ def linked() -> Iterator[Pair]:
     """A primary and its replica."""
     with (
         RedisServer(config={"repl-ping-replica-period": 1}) as primary,
-        RedisServer(replica_of=(primary.host, primary.port)) as replica,
+        RedisServer(config={"replicaof": f"{primary.host} {primary.port}"}) as replica,
     ):
         while replica.info("replication")["master_link_status"] != "up":
             pass

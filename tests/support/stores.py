@@ -18,7 +18,10 @@ import pytest
 from redis.asyncio import Redis
 
 from redis_state import AgentState, MemoryStateStore, RedisConfig, RedisStateStore, SessionStore, StateStoreError
-from redis_state.testing import ClusterServers, RedisServer, SentinelServers, TlsFiles
+from redis_state.testing import RedisServer
+from support.cluster import ClusterServers
+from support.sentinel import SentinelServers
+from support.tls import TlsServer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -107,23 +110,9 @@ def by_client(protocol: int) -> Opener:
 async def by_tls(
     server: TlsServer, prefix: str, state_type: type[Any], options: StoreOptions
 ) -> AsyncGenerator[AnyStore]:
-    url = f"{server.server.tls_url}?key_prefix={quote(prefix)}&{server.credentials}"
+    url = f"{server.tls_url}?key_prefix={quote(prefix)}&{server.credentials}"
     async with RedisStateStore.from_url(url, state_type=state_type, **options) as store:
         yield store
-
-
-@dataclass(frozen=True)
-class TlsServer:
-    """A server that wants certificates, and those that a client needs."""
-
-    server: RedisServer
-    files: TlsFiles
-
-    @property
-    def credentials(self) -> str:
-        """The options of a URL."""
-        pair = self.files.client
-        return f"tls_ca_file={self.files.ca}&tls_cert_file={pair.certificate}&tls_key_file={pair.key}"
 
 
 STORES: Final = [
@@ -224,8 +213,6 @@ class Stores:
                 return cluster.node_for_slot(cluster.slot_of(key))
             case SentinelServers() as sentinel:
                 return next(server for server in sentinel.servers if server.command("ROLE")[0] == b"master")
-            case TlsServer() as tls:
-                return tls.server
             case _:
                 return self.server
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from redis.asyncio import Redis, RedisCluster
+from support.cluster import ClusterServers
 
 from redis_state import (
     AgentState,
@@ -20,7 +21,7 @@ from redis_state import (
     StateStoreError,
     StoreUnavailableError,
 )
-from redis_state.testing import ClusterServers, RedisServer
+from redis_state.testing import RedisServer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Iterable, Iterator

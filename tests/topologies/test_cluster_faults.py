@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from support.cluster import ClusterServers
 from support.load import BUDGET, SLACK, Load, Store, half_writes, messages, state_of, until
 
 from redis_state import (
@@ -18,7 +19,7 @@ from redis_state import (
     StateStoreError,
     StoreUnavailableError,
 )
-from redis_state.testing import ClusterServers, RedisServer
+from redis_state.testing import RedisServer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Sequence

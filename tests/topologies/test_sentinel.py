@@ -13,6 +13,7 @@ from urllib.parse import quote
 import pytest
 from support.load import SLACK, Load, Store, half_writes, messages, state_of, until
 from support.proxy import FaultProxy
+from support.sentinel import SentinelServers
 
 from redis_state import (
     NotReplicatedError,
@@ -22,7 +23,7 @@ from redis_state import (
     StateStoreError,
     StoreUnavailableError,
 )
-from redis_state.testing import RedisServer, SentinelServers
+from redis_state.testing import RedisServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -257,7 +258,7 @@ async def on_the_new_primary(store: Store, new: RedisServer, prefix: str) -> Non
 @pytest.fixture(scope="module")
 def pair() -> Iterator[tuple[RedisServer, RedisServer]]:
     """A primary and a replica without Sentinel."""
-    with RedisServer() as primary, RedisServer(replica_of=(primary.host, primary.port)) as replica:
+    with RedisServer() as primary, RedisServer(config={"replicaof": f"{primary.host} {primary.port}"}) as replica:
         yield primary, replica
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, settings
-from support.stores import STORES, Stores, Way
+from support.stores import KINDS, Stores, Way
 
 from redis_state import AgentState, SessionStore
 
@@ -22,15 +22,15 @@ settings.register_profile(
 settings.load_profile("tests")
 
 
-@pytest.fixture(params=STORES)
+@pytest.fixture(params=[pytest.param(way, id=name) for name, way in KINDS.items()])
 def way(request: pytest.FixtureRequest) -> Way:
-    """Each row of the table of stores."""
+    """Each of the five kinds of store."""
     return request.param
 
 
 @pytest.fixture
 def server(request: pytest.FixtureRequest, way: Way) -> Any:
-    """The server of that row; None where it needs none."""
+    """Its server; None where it needs none."""
     return request.getfixturevalue(way.server) if way.server else None
 
 

@@ -22,6 +22,12 @@ settings.register_profile(
 settings.load_profile("tests")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Several workers get the folders whose tests take longest first, so that they end together."""
+    longest = ("simulation", "topologies", "faults")
+    items.sort(key=lambda item: next((n for n, name in enumerate(longest) if name in item.path.parts), len(longest)))
+
+
 @pytest.fixture(params=[pytest.param(way, id=name) for name, way in KINDS.items()])
 def way(request: pytest.FixtureRequest) -> Way:
     """Each of the five kinds of store."""

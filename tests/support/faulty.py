@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SLACK", "Bench", "Truth", "behind_proxy", "outcome", "state", "texts", "until"]
 
-SLACK = 1.0  # seconds that a busy machine may add to a deadline
+SLACK = 3.0  # seconds that a busy machine may add to a deadline
 
 
 async def outcome(operation: Awaitable[Any]) -> str:

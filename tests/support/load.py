@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Store = RedisStateStore[AgentState]
 
 BUDGET = 3.0  # seconds that an operation of these stores may take: read_timeout and write_timeout
-SLACK = 1.0  # seconds that a busy machine may add to a deadline
+SLACK = 3.0  # seconds that a busy machine may add to a deadline
 
 
 class Load:

@@ -36,7 +36,7 @@ Store = RedisStateStore[AgentState]
 
 TIMES = {"dial_timeout": 0.5, "read_timeout": 0.4, "write_timeout": 0.4}
 BUDGET = TIMES["read_timeout"] + TIMES["write_timeout"]
-SLACK = 1.0  # seconds that a busy machine may add to a deadline
+SLACK = 3.0  # seconds that a busy machine may add to a deadline
 
 
 def url_of(url: str, prefix: str, **options: object) -> str:

@@ -1,4 +1,4 @@
-"""Fixtures for tests of stores. The servers come from the plugin `redis_state.testing.fixtures`."""
+"""Fixtures for tests of stores, and the plugins that bring their servers."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, settings
-from support.stores import STORES, Stores, TlsServer, Way
+from support.stores import KINDS, Stores, Way
 
 from redis_state import AgentState, SessionStore
-from redis_state.testing import RedisServer, TlsNotSupportedError, make_certificates
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator
+
+pytest_plugins = ["redis_state.testing.fixtures", "support.fixtures"]
 
 # The machine's speed is no property of the library. A function-scoped fixture is a server or a codec, without a state.
 settings.register_profile(
@@ -21,29 +22,22 @@ settings.register_profile(
 settings.load_profile("tests")
 
 
-@pytest.fixture(params=STORES)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Several workers get the folders whose tests take longest first, so that they end together."""
+    longest = ("simulation", "topologies", "faults")
+    items.sort(key=lambda item: next((n for n, name in enumerate(longest) if name in item.path.parts), len(longest)))
+
+
+@pytest.fixture(params=[pytest.param(way, id=name) for name, way in KINDS.items()])
 def way(request: pytest.FixtureRequest) -> Way:
-    """Each row of the table of stores."""
+    """Each of the five kinds of store."""
     return request.param
 
 
 @pytest.fixture
 def server(request: pytest.FixtureRequest, way: Way) -> Any:
-    """The server of that row; None where it needs none."""
+    """Its server; None where it needs none."""
     return request.getfixturevalue(way.server) if way.server else None
-
-
-@pytest.fixture(scope="session")
-def tls_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsServer]:
-    """A server that speaks TLS and asks its clients for certificates."""
-    files = make_certificates(tmp_path_factory.mktemp("tls"))
-    server = RedisServer(tls=files)
-    try:
-        server.__enter__()
-    except TlsNotSupportedError as error:
-        pytest.skip(str(error))  # those that packages bring along have none
-    with server:
-        yield TlsServer(server, files)
 
 
 @pytest.fixture

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.measure import Meter
 from benchmarks.report import Report, Table, rate, times
 from benchmarks.subjects.ours import Ours
 from benchmarks.subjects.plain import PlainCluster
-from redis_state.testing import ClusterServers
+
+sys.path.append(str(Path(__file__).parents[2] / "tests"))
+from support.cluster import ClusterServers
 
 if TYPE_CHECKING:
     from benchmarks.bench import Bench, Settings

@@ -7,7 +7,6 @@ __all__ = [
     "LocalServerError",
     "ServerNotFoundError",
     "ServerStartError",
-    "TlsNotSupportedError",
 ]
 
 
@@ -21,10 +20,6 @@ class ServerNotFoundError(LocalServerError):
 
 class ServerStartError(LocalServerError):
     """Raised when a server ended or stayed silent instead of answering; the message ends with its log."""
-
-
-class TlsNotSupportedError(ServerStartError):
-    """Raised when TLS was asked for and the server binary was built without it."""
 
 
 class CommandError(LocalServerError):

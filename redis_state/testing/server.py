@@ -8,26 +8,20 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from redis_state.testing.binaries import find_server, server_version
-from redis_state.testing.errors import CommandError, ServerStartError, TlsNotSupportedError
+from redis_state.testing.errors import CommandError, ServerStartError
 from redis_state.testing.ports import HOST, free_port
 from redis_state.testing.process import ServerProcess
 from redis_state.testing.resp import send_command
-from redis_state.testing.startable import Startable
-from redis_state.testing.waiting import in_thread
+from redis_state.testing.startable import Startable, in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from redis_state.testing.tls import TlsFiles
-
 __all__ = ["RedisServer"]
 
 # How often a start is tried with other ports when somebody else was faster to take the first ones.
 PORT_ATTEMPTS = 10
-
-# What a server without TLS says about `tls-port`: Redis 6.2, then Redis 7.2 and newer and Valkey.
-WITHOUT_TLS = (">>> 'tls-port", "Failed finding TLS support")
 
 
 class RedisServer(Startable):
@@ -43,17 +37,14 @@ class RedisServer(Startable):
             in redis.conf.
         password: What clients must give, and what a replica gives its primary.
         persistence: Whether an append-only file keeps the data across `kill` and `restart`.
-        replica_of: Host and port of the primary.
-        tls: Listen with TLS too, on `tls_port`, with `tls.server` as the certificate. A client may show a
-            certificate of `tls.ca` and need not (`config={"tls-auth-clients": "yes"}` makes it).
-        config: Further directives of redis.conf, such as `{"maxmemory": "10mb"}`. The value is the rest of
-            the line as it stands there; a list of values repeats the directive.
+        config: Further directives of redis.conf, such as `{"maxmemory": "10mb"}` or, for a replica,
+            `{"replicaof": "127.0.0.1 6379"}`. The value is the rest of the line as it stands there; a list of values
+            repeats the directive.
         binary: Which server, as `find_server` takes it.
         start_timeout: How long a start may take, in seconds.
 
     Raises:
         ServerNotFoundError: There is no such binary.
-        TlsNotSupportedError: On start, when `tls` is given and the binary has none.
     """
 
     def __init__(
@@ -62,8 +53,6 @@ class RedisServer(Startable):
         port: int | None = None,
         password: str | None = None,
         persistence: bool = False,
-        replica_of: tuple[str, int] | None = None,
-        tls: TlsFiles | None = None,
         config: Mapping[str, str | int | Sequence[str]] | None = None,
         binary: str | Path | None = None,
         start_timeout: float = 30.0,
@@ -71,13 +60,10 @@ class RedisServer(Startable):
         self.binary = find_server(binary)
         self.password = password
         self.persistence = persistence
-        self.replica_of = replica_of
-        self.tls = tls
         self.config = dict(config or {})
         self.start_timeout = start_timeout
         self._wanted_port = port
         self._port = port or 0
-        self._tls_port = 0
         self._process = ServerProcess()
         self._starting = threading.RLock()
 
@@ -96,11 +82,6 @@ class RedisServer(Startable):
     def port(self) -> int:
         """The TCP port; it stays the same until `stop`."""
         return self._port
-
-    @property
-    def tls_port(self) -> int:
-        """The TCP port for TLS, 0 without `tls`."""
-        return self._tls_port
 
     @property
     def addr(self) -> str:
@@ -126,11 +107,6 @@ class RedisServer(Startable):
     def unix_url(self) -> str:
         """`unix:///path/of/the.sock`, with the password if there is one."""
         return f"unix://{self._credentials}{self.socket_path}"
-
-    @property
-    def tls_url(self) -> str:
-        """`rediss://127.0.0.1:tls_port/0`, with the password if there is one."""
-        return f"rediss://{self._credentials}{HOST}:{self._tls_port}/0"
 
     @property
     def _credentials(self) -> str:
@@ -232,10 +208,7 @@ class RedisServer(Startable):
 
     def _launch_with_new_ports(self) -> None:
         for attempt in range(PORT_ATTEMPTS):
-            if self._wanted_port is None:
-                self._port = free_port(bus=self.config.get("cluster-enabled") == "yes")
-            if self.tls is not None:
-                self._tls_port = free_port()
+            self._take_ports()
             text = "".join(f"{line}\n" for line in self._directives())
             (self._process.directory / "redis.conf").write_text(text)
             try:
@@ -246,6 +219,10 @@ class RedisServer(Startable):
                 self._process.forget_log()
             else:
                 return
+
+    def _take_ports(self) -> None:
+        if self._wanted_port is None:
+            self._port = free_port(bus=self.config.get("cluster-enabled") == "yes")
 
     def _launch(self) -> None:
         self._process.launch([self.binary, "redis.conf", *self._arguments()])
@@ -269,8 +246,6 @@ class RedisServer(Startable):
             else:
                 return
         log = self._process.log_tail()
-        if self.tls is not None and any(words in log for words in WITHOUT_TLS):
-            raise TlsNotSupportedError(f"{self.binary} was built without TLS:\n{log}")
         reason = f"did not answer within {timeout:g} s" if self._process.running else "ended"
         raise ServerStartError(f"{self.binary} {reason}:\n{log}")
 
@@ -295,16 +270,6 @@ class RedisServer(Startable):
             lines.append("enable-debug-command local")  # as before 7.0
         if self.password is not None:
             lines += [f"requirepass {self.quoted_password}", f"masterauth {self.quoted_password}"]
-        if self.replica_of is not None:
-            lines.append("replicaof {} {}".format(*self.replica_of))
-        if self.tls is not None:
-            lines += [
-                f"tls-port {self._tls_port}",
-                f'tls-ca-cert-file "{self.tls.ca}"',
-                f'tls-cert-file "{self.tls.server.certificate}"',
-                f'tls-key-file "{self.tls.server.key}"',
-                "tls-auth-clients optional",
-            ]
         for name, value in self.config.items():
             values = [str(value)] if isinstance(value, (str, int)) else list(value)
             lines += [f"{name} {each}" for each in values]

@@ -18,7 +18,7 @@ from opentelemetry.sdk.metrics.export import (
     NumberDataPoint,
     Sum,
 )
-from support.stores import STORES, Stores, on_one_server
+from support.stores import Stores, on, on_one_server
 
 from redis_state import (
     AgentState,
@@ -50,8 +50,8 @@ COUNTERS: Final = {
 HISTOGRAMS: Final = {f"{PREFIX}{operation}_duration": "s" for operation in OPERATIONS}
 
 # Metrics are the store's work, not its connection's: one row in memory and one with a server.
-ROWS: Final = [row for row in STORES if row.id in {"memory", "redis-url"}]
-on_both = pytest.mark.parametrize("way", ROWS, indirect=True)
+
+on_both = on("memory", "standalone")
 
 
 class Recorded:

@@ -8,7 +8,7 @@ import uuid
 
 import pytest
 from support.scripted import Command, ScriptedServer, bulk
-from support.stores import TlsServer
+from support.tls import TlsServer
 
 from redis_state import RedisConfig, RedisStateStore, StateNotFoundError, StateStoreError, StoreUnavailableError
 from redis_state.errors import printable
@@ -84,7 +84,7 @@ class TestTls:
     @pytest.mark.parametrize("cluster", [True, False])
     async def test_a_server_that_wants_tls_is_told(self, tls_server: TlsServer, *, cluster: bool) -> None:
         """It ends a connection that does not begin with a handshake."""
-        addr = f"127.0.0.1:{tls_server.server.tls_port}"
+        addr = f"127.0.0.1:{tls_server.tls_port}"
         store = RedisStateStore.from_config(RedisConfig(addrs=[addr], cluster=cluster))
         with pytest.raises(StoreUnavailableError, match=r"may speak TLS.*tls=True"):
             await store.ping()

@@ -7,11 +7,12 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from support.cluster import ClusterServers
 from support.liveness import Rest, works
+from support.sentinel import SentinelServers
 from support.timed import Store, messages, outcomes, state, url_of
 
 from redis_state import RedisStateStore
-from redis_state.testing import ClusterServers, SentinelServers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -6,25 +6,14 @@ import asyncio
 import uuid
 from collections import Counter
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
-import pytest
 from support.proxy import FaultProxy
+from support.sentinel import SentinelServers
 from support.timed import Store, state
 
 from redis_state import RedisStateStore, StateStoreError
-from redis_state.testing import SentinelServers
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 WRITERS = 32
-
-
-@pytest.fixture
-def system() -> Iterator[SentinelServers]:
-    with SentinelServers() as system:
-        yield system
 
 
 class Load:
@@ -66,9 +55,13 @@ class Load:
         return len(self.acknowledged) - found
 
 
-@pytest.mark.parametrize("replicas", [0, 1])
-async def test_a_planned_failover_loses_no_acknowledged_write(system: SentinelServers, replicas: int) -> None:
-    """With default settings; writes go on at the new primary, with `replicas=1` as soon as one follows it."""
+async def test_a_planned_failover_loses_no_acknowledged_write() -> None:
+    """With default settings, and with `replicas=1` as soon as a replica follows the new primary."""
+    async with SentinelServers() as first, SentinelServers() as second:
+        await asyncio.gather(fail_over_under_load(first, 0), fail_over_under_load(second, 1))
+
+
+async def fail_over_under_load(system: SentinelServers, replicas: int) -> None:
     url = f"{system.url}?key_prefix=test-{uuid.uuid4().hex}:"
     async with RedisStateStore.from_url(url, replicas=replicas) as store:
         load = Load(store)
@@ -78,7 +71,6 @@ async def test_a_planned_failover_loses_no_acknowledged_write(system: SentinelSe
         await asyncio.sleep(3.0)
         load.going = False
         await asyncio.gather(*writers)
-        load.times.append(asyncio.get_running_loop().time())
         # The old primary becomes a replica only later, and what it alone has is gone then.
         await system.wait_until_ready()
         lost = await load.lost()
@@ -87,12 +79,10 @@ async def test_a_planned_failover_loses_no_acknowledged_write(system: SentinelSe
             f"errors {dict(load.errors)}"
         )
         assert lost == 0
-        assert load.pause < 6
-        async with asyncio.timeout(7):
-            await store.save(state("after"))
+        await store.save(state("after"))
 
 
-async def test_a_store_asks_the_sentinels_rarely(system: SentinelServers) -> None:
+async def test_a_store_asks_the_sentinels_rarely(redis_sentinel: SentinelServers) -> None:
     """While it is told of a failover by their events it asks at most every ten seconds."""
     asked = 0
 
@@ -100,17 +90,18 @@ async def test_a_store_asks_the_sentinels_rarely(system: SentinelServers) -> Non
         nonlocal asked
         asked += data.lower().count(b"get-master-addr-by-name")
 
-    first = system.sentinels[0]
+    first = redis_sentinel.sentinels[0]
     async with FaultProxy(first.host, first.port) as proxy:
         proxy.on_request = count
-        url = f"redis+sentinel://{proxy.host}:{proxy.port}/{system.service_name}"
+        url = f"redis+sentinel://{proxy.host}:{proxy.port}/{redis_sentinel.service_name}"
         async with RedisStateStore.from_url(f"{url}?key_prefix=test-{uuid.uuid4().hex}:") as store:
             await store.save(state())
             assert asked > 0
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(0.5)
             before = asked
-            for number in range(100):
+            for number in range(60):
                 await store.save(state(n=number))
                 await asyncio.sleep(0.05)
-            print(f"asked {asked - before} times in five seconds")
-            assert asked - before <= 1
+            await store.delete_agent("a")
+    print(f"asked {asked - before} times in three seconds")
+    assert asked - before <= 1

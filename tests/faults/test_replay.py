@@ -259,11 +259,10 @@ async def test_a_failed_write_leaves_the_object_as_it_was(bench: Bench) -> None:
     assert await bench.truth.load() == mine
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-async def test_a_counter_is_exact_with_replies_cut_at_random(redis_server: RedisServer, seed: int) -> None:
-    """64 tasks add 1 to one counter 50 times each: 3,200, and nothing is unknown."""
-    tasks, times = 64, 50
-    dice = random.Random(seed)
+async def test_a_counter_is_exact_with_replies_cut_at_random(redis_server: RedisServer) -> None:
+    """32 tasks add 1 to one counter 25 times each: 800, and nothing is unknown."""
+    tasks, times = 32, 25
+    dice = random.Random(1)
 
     def cut(data: bytes) -> Action | None:
         return Action(forward=dice.randint(0, len(data)), cut=True) if dice.random() < 0.05 else None
@@ -275,14 +274,14 @@ async def test_a_counter_is_exact_with_replies_cut_at_random(redis_server: Redis
             result = await outcome(add_one(bench.store))
             results.append(result)
 
-    async with behind_proxy(redis_server, timeout=5.0) as bench:
+    async with behind_proxy(redis_server, timeout=10.0) as bench:
         await bench.store.save(state(n=0))
         bench.proxy.on_reply = cut
         await asyncio.gather(*(work(bench) for _ in range(tasks)))
         bench.proxy.on_reply = None
         stored: Any = await bench.truth.load()
         print(f"{len(results)} updates, {bench.proxy.cuts} cuts, the counter is {stored.data['n']}")
-        assert bench.proxy.cuts > 100
+        assert bench.proxy.cuts > 30
         assert Counter(results) == {"done": tasks * times}
         assert stored.data["n"] == tasks * times
         assert stored.version == tasks * times + 1

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from support.proxy import FaultProxy
 from support.timed import SLACK, Store, messages, state, texts, until, url_of
+from support.waiting import wait_until
 
 from redis_state import NotReplicatedError, RedisStateStore
 from redis_state.testing import RedisServer
@@ -19,15 +20,22 @@ if TYPE_CHECKING:
 Pair = tuple[RedisServer, RedisServer]
 
 
+def acknowledges(primary: RedisServer) -> bool:
+    """Whether the replica has a write that was made just now."""
+    primary.command("SET", "linked", "")
+    offset = primary.info("replication")["master_repl_offset"]
+    return f"offset={offset}," in primary.info("replication").get("slave0", "")
+
+
 @pytest.fixture(scope="module")
 def linked() -> Iterator[Pair]:
     """A primary and its replica."""
     with (
         RedisServer(config={"repl-ping-replica-period": 1}) as primary,
-        RedisServer(replica_of=(primary.host, primary.port)) as replica,
+        RedisServer(config={"replicaof": f"{primary.host} {primary.port}"}) as replica,
     ):
-        while replica.info("replication")["master_link_status"] != "up":
-            pass
+        # With an acknowledged write: a WAIT counts a replica whose link is up only when it has told its offset.
+        wait_until(lambda: acknowledges(primary), what="A replica that acknowledges", timeout=20)
         yield primary, replica
 
 

@@ -7,10 +7,10 @@ import uuid
 from typing import TYPE_CHECKING
 
 import pytest
+from support.cluster import ClusterServers
 from support.timed import BUDGET, SLACK, Store, calls, messages, opened, outcomes, state, until, url_of
 
 from redis_state import RedisStateStore
-from redis_state.testing import ClusterServers
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator

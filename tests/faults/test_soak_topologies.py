@@ -16,11 +16,13 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from support.cluster import ClusterServers
 from support.faulty import SLACK, state, texts, until
 from support.liveness import Rest, works
+from support.sentinel import SentinelServers
 
 from redis_state import AgentState, RedisStateStore, StateNotFoundError
-from redis_state.testing import ClusterServers, CommandError, RedisServer, SentinelServers
+from redis_state.testing import CommandError, RedisServer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Sequence
@@ -51,7 +53,10 @@ async def started(kind: str) -> AsyncGenerator[tuple[System, list[RedisServer]]]
             async with SentinelServers(down_after=PATIENCE) as sentinel:
                 yield sentinel, sentinel.servers
         case _:
-            async with RedisServer() as primary, RedisServer(replica_of=(primary.host, primary.port)) as replica:
+            async with (
+                RedisServer() as primary,
+                RedisServer(config={"replicaof": f"{primary.host} {primary.port}"}) as replica,
+            ):
                 await until(lambda: replica.info("replication")["master_link_status"] == "up")
                 yield primary, [primary, replica]
 

@@ -21,7 +21,7 @@ import msgspec
 import pytest
 from ruamel.yaml import YAML
 
-from redis_state.testing import find_server
+from redis_state.testing.binaries import find_server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

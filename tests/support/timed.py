@@ -7,7 +7,8 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from redis_state import AgentState, Message, RedisStateStore, StateStoreError
+from redis_state import AgentState, RedisStateStore, StateStoreError
+from support.states import messages, state, texts
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
@@ -35,7 +36,7 @@ Store = RedisStateStore[AgentState]
 
 TIMES = {"dial_timeout": 0.5, "read_timeout": 0.4, "write_timeout": 0.4}
 BUDGET = TIMES["read_timeout"] + TIMES["write_timeout"]
-SLACK = 1.0  # seconds that a busy machine may add to a deadline
+SLACK = 3.0  # seconds that a busy machine may add to a deadline
 
 
 def url_of(url: str, prefix: str, **options: object) -> str:
@@ -53,18 +54,6 @@ async def opened(url: str, seconds: float = BUDGET, **options: Any) -> AsyncGene
     finally:
         async with asyncio.timeout(seconds + SLACK):
             await store.aclose()
-
-
-def messages(*contents: str) -> list[Message]:
-    return [Message(role="user", content=content) for content in contents]
-
-
-def state(session_id: str = "s", *contents: str, agent_id: str = "a", **data: Any) -> AgentState:
-    return AgentState(agent_id=agent_id, session_id=session_id, messages=messages(*contents), data=data)
-
-
-def texts(of: AgentState) -> list[str]:
-    return [message.content for message in of.messages]
 
 
 async def ended(operation: Awaitable[Any], seconds: float = BUDGET) -> str:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support.load import BUDGET, SLACK, Load, Store, half_writes, messages, state_of, until
+from support.cluster import ClusterServers
+from support.load import BUDGET, SLACK, Load, Store, half_writes, messages, state, until
 
 from redis_state import (
     RedisConfig,
@@ -18,7 +19,7 @@ from redis_state import (
     StateStoreError,
     StoreUnavailableError,
 )
-from redis_state.testing import ClusterServers, RedisServer
+from redis_state.testing import RedisServer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Sequence
@@ -104,7 +105,7 @@ class TestMigration:
     ) -> None:
         """Wherever the keys are, each operation succeeds at once or when the migration ends, and is done once."""
         names = ("replaced", "conditional", "appended", "deleted", "loaded")
-        states = {name: state_of("agent", name, name) for name in names}
+        states = {name: state(name, name, agent_id="agent") for name in names}
         keys = [f"{prefix}{{agent}}:{name}" for name in names] * (moved in {"state", "both"})
         keys += [f"{prefix}sessions:{{agent}}"] * (moved in {"index", "both"})
         async with open_store(cluster, prefix) as store:
@@ -116,7 +117,7 @@ class TestMigration:
                 store.save(states["conditional"], if_version=1),
                 store.append("agent", "appended", messages("more")),
                 store.delete("agent", "deleted"),
-                store.save(state_of("agent", "new")),
+                store.save(state("new", agent_id="agent")),
             )
             reads = asyncio.gather(
                 store.load("agent", "loaded"),
@@ -144,20 +145,22 @@ class TestMigration:
         """With one of two keys moved, a save ends in StoreUnavailableError in its time, and has written nothing."""
         [other] = agents_of(cluster, prefix, move.target, 1)
         async with open_store(cluster, prefix) as store:
-            state = state_of("agent", "s")
-            await store.save(state)
+            mine = state("s", agent_id="agent")
+            await store.save(mine)
             await move.begin([f"{prefix}{{agent}}:s"])
             async with asyncio.timeout(BUDGET + SLACK):
-                stuck = asyncio.gather(store.save(state), store.save(state_of("agent", "t")), return_exceptions=True)
+                stuck = asyncio.gather(
+                    store.save(mine), store.save(state("t", agent_id="agent")), return_exceptions=True
+                )
                 for _ in range(10):
-                    await store.save(state_of(other, "s"))  # the rest of the cluster does not notice
+                    await store.save(state("s", agent_id=other))  # the rest of the cluster does not notice
                 errors = await stuck
             assert [type(error) for error in errors] == [StoreUnavailableError, StoreUnavailableError]
-            assert state.version == 1
+            assert mine.version == 1
             await move.finish()
             assert half_writes(cluster.primaries, prefix) == set()
             assert (await store.load("agent", "s")).version == 1
-            await store.save(state)
+            await store.save(mine)
             assert await store.list("agent") == ["s"]
 
     async def test_a_slot_that_moves_key_by_key_under_load_loses_nothing(
@@ -249,7 +252,7 @@ async def recovered(store: Store, agents: Sequence[str]) -> None:
         for agent_id in agents:
             while True:
                 try:
-                    await store.save(state_of(agent_id, "recovered"))
+                    await store.save(state("recovered", agent_id=agent_id))
                 except StateStoreError:
                     continue
                 break

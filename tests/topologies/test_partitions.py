@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from redis.crc import key_slot
+from support.cluster import ClusterServers
 
 from redis_state import AgentState, PartitionsMismatchError, RedisStateStore, SessionInfo
 from redis_state.commands.keys import Keys
-from redis_state.testing import ClusterServers
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator

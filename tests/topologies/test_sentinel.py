@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import pytest
-from support.load import SLACK, Load, Store, half_writes, messages, state_of, until
+from support.load import SLACK, Load, Store, half_writes, messages, state, until
 from support.proxy import FaultProxy
+from support.sentinel import SentinelServers
 
 from redis_state import (
     NotReplicatedError,
@@ -22,7 +23,7 @@ from redis_state import (
     StateStoreError,
     StoreUnavailableError,
 )
-from redis_state.testing import RedisServer, SentinelServers
+from redis_state.testing import RedisServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -105,7 +106,7 @@ class TestConnecting:
             RedisStateStore.from_config(config) as by_config,
             RedisStateStore.from_url(url_of(system, prefix).replace("/0?", "/3?")) as by_url,
         ):
-            await by_config.save(state_of("agent", "s", "hello"))
+            await by_config.save(state("s", "hello", agent_id="agent"))
             assert (await by_url.load("agent", "s")).messages[0].content == "hello"
         primary = await system.primary()
         assert primary.info("keyspace")["db3"].startswith("keys=2,")
@@ -126,7 +127,7 @@ class TestConnecting:
         frozen.freeze()
         try:
             async with RedisStateStore.from_config(config) as store:
-                await store.save(state_of("agent", "s"))
+                await store.save(state("s", agent_id="agent"))
         finally:
             frozen.thaw()
 
@@ -168,7 +169,7 @@ class TestConnecting:
         for url in urls:
             store = RedisStateStore.from_url(url)
             with pytest.raises(StateStoreError) as caught:
-                await store.save(state_of("agent", "s"))
+                await store.save(state("s", agent_id="agent"))
             seen.append(repr(store))
             error: BaseException | None = caught.value
             while error is not None:
@@ -232,7 +233,7 @@ class TestFailover:
             # A server that is demoted with its connections open answers READONLY, which nobody gets to see.
             old.command("REPLICAOF", new.host, new.port)
             for agent_id in AGENTS:
-                await store.save(state_of(agent_id, "demoted"))
+                await store.save(state("demoted", agent_id=agent_id))
                 assert new.command("EXISTS", f"{prefix}{{{agent_id}}}:demoted") == 1
 
 
@@ -244,7 +245,7 @@ async def on_the_new_primary(store: Store, new: RedisServer, prefix: str) -> Non
     while found < 20:
         session_id = uuid.uuid4().hex
         try:
-            await store.save(state_of(AGENTS[0], session_id))
+            await store.save(state(session_id, agent_id=AGENTS[0]))
         except StateStoreError:
             there = 0
         else:
@@ -257,7 +258,7 @@ async def on_the_new_primary(store: Store, new: RedisServer, prefix: str) -> Non
 @pytest.fixture(scope="module")
 def pair() -> Iterator[tuple[RedisServer, RedisServer]]:
     """A primary and a replica without Sentinel."""
-    with RedisServer() as primary, RedisServer(replica_of=(primary.host, primary.port)) as replica:
+    with RedisServer() as primary, RedisServer(config={"replicaof": f"{primary.host} {primary.port}"}) as replica:
         yield primary, replica
 
 
@@ -275,14 +276,14 @@ class TestReplicas:
         """Behind a plain address there is no other server to ask for: it says that this is a replica."""
         primary, replica = linked
         async with RedisStateStore.from_url(f"{primary.url}?key_prefix={prefix}") as store:
-            await store.save(state_of("agent", "s"))
+            await store.save(state("s", agent_id="agent"))
         await until(lambda: replica.command("EXISTS", f"{prefix}{{agent}}:s") == 1)
         url = f"{replica.url}?key_prefix={prefix}&read_timeout=0.5&write_timeout=0.5"
         async with RedisStateStore.from_url(url) as store, asyncio.timeout(2 + 2 * SLACK):
             with pytest.raises(
                 (StoreUnavailableError, ServerRefusedError), match="it is a replica; connect to the pri"
             ):
-                await store.save(state_of("agent", "s"))
+                await store.save(state("s", agent_id="agent"))
             with pytest.raises(
                 (StoreUnavailableError, ServerRefusedError), match="it is a replica; connect to the pri"
             ):
@@ -296,18 +297,18 @@ class TestReplicas:
         primary, replica = linked
         url = f"{primary.url}?key_prefix={prefix}&read_timeout=1&write_timeout=1"
         async with RedisStateStore.from_url(url, replicas=1) as store:
-            await store.save(state_of("agent", "before"))
+            await store.save(state("before", agent_id="agent"))
             replica.freeze()
             try:
                 async with asyncio.timeout(2 + SLACK):
                     with pytest.raises(NotReplicatedError) as caught:
-                        await store.save(state_of("agent", "unconfirmed"))
+                        await store.save(state("unconfirmed", agent_id="agent"))
                 assert (caught.value.wanted, caught.value.confirmed) == (1, 0)
                 assert (await store.load("agent", "unconfirmed")).version == 1
             finally:
                 replica.thaw()
             await until(lambda: replica.info("replication")["master_link_status"] == "up")
-            await store.save(state_of("agent", "after"))
+            await store.save(state("after", agent_id="agent"))
             assert await store.delete_agent("agent") == 3
 
     async def test_a_primary_that_is_demoted_before_replicas_confirmed_leaves_the_write_unconfirmed(
@@ -317,10 +318,10 @@ class TestReplicas:
         primary, replica = linked
         url = f"{primary.url}?key_prefix={prefix}&read_timeout=4&write_timeout=4"
         async with RedisStateStore.from_url(url, replicas=1) as store:
-            await store.save(state_of("agent", "before"))
+            await store.save(state("before", agent_id="agent"))
             replica.freeze()
             try:
-                write = asyncio.create_task(store.save(state_of("agent", "unconfirmed")))
+                write = asyncio.create_task(store.save(state("unconfirmed", agent_id="agent")))
                 await until(lambda: primary.info("clients")["blocked_clients"] == "1")
                 primary.command("REPLICAOF", "127.0.0.1", 1)
                 async with asyncio.timeout(SLACK):
@@ -330,7 +331,7 @@ class TestReplicas:
                 primary.command("REPLICAOF", "NO", "ONE")
                 replica.thaw()
             await until(lambda: replica.info("replication")["master_link_status"] == "up")
-            await store.save(state_of("agent", "after"))
+            await store.save(state("after", agent_id="agent"))
             assert await store.delete_agent("agent") == 3
 
     async def test_a_replayed_write_is_confirmed_by_replicas_that_have_it(
@@ -341,12 +342,12 @@ class TestReplicas:
         async with FaultProxy(primary.host, primary.port) as proxy:
             url = f"{proxy.url}?key_prefix={prefix}&read_timeout=1&write_timeout=1"
             async with RedisStateStore.from_url(url, replicas=1) as store:
-                await store.save(state_of("agent", "before"))
+                await store.save(state("before", agent_id="agent"))
                 replica.freeze()
                 try:
                     proxy.drop_reply(to=b"unconfirmed")
                     with pytest.raises(NotReplicatedError):
-                        await store.save(state_of("agent", "unconfirmed"))
+                        await store.save(state("unconfirmed", agent_id="agent"))
                 finally:
                     replica.thaw()
                 assert await store.exists("agent", "unconfirmed")

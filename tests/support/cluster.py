@@ -7,16 +7,14 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from redis_state.testing import RedisServer
 from redis_state.testing.ports import HOST
-from redis_state.testing.server import RedisServer
-from redis_state.testing.startable import Startable
-from redis_state.testing.waiting import in_thread, wait_until
+from redis_state.testing.startable import Startable, in_thread
+from support.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
-
-__all__ = ["SLOTS", "ClusterServers"]
 
 SLOTS = 16_384
 

@@ -6,17 +6,14 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from redis_state.testing.errors import CommandError
+from redis_state.testing import CommandError, RedisServer
 from redis_state.testing.ports import HOST
-from redis_state.testing.server import RedisServer
-from redis_state.testing.startable import Startable
-from redis_state.testing.waiting import in_thread, wait_until
+from redis_state.testing.startable import Startable, in_thread
+from support.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
-
-__all__ = ["Sentinel", "SentinelServers"]
 
 # A process that is asked and may be frozen gets this long, in seconds.
 PATIENCE = 0.5
@@ -231,7 +228,7 @@ class SentinelServers(Startable):
             primary, *replicas = self.servers
             starting.enter_context(primary)
             for replica in replicas:
-                replica.replica_of = (primary.host, primary.port)
+                replica.config["replicaof"] = f"{primary.host} {primary.port}"
                 starting.enter_context(replica)
             wait_until(
                 lambda: all(replica.info("replication")["master_link_status"] == "up" for replica in replicas),

@@ -78,7 +78,7 @@ async def test_the_three_ways_in_run() -> None:
 def test_the_test_of_ones_own_passes_as_it_stands(tmp_path: Path) -> None:
     """In a folder without any settings for pytest."""
     tmp_path.joinpath("test_it.py").write_text(block_with("test_my_agent"), encoding="utf-8")
-    command = [sys.executable, "-m", "pytest", "-pno:cacheprovider", "-pno:redis_state", "--rootdir", str(tmp_path)]
+    command = [sys.executable, "-m", "pytest", "-pno:cacheprovider", "--rootdir", str(tmp_path)]
     done = subprocess.run([*command, "test_it.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 passed" in done.stdout

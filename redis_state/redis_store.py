@@ -25,8 +25,10 @@ from redis_state.commands.shapes import is_integer, is_text, is_value
 from redis_state.config import RedisConfig, parse_url
 from redis_state.errors import StateNotFoundError
 from redis_state.index.cleanup import Cleanup
+from redis_state.index.entries import Entry, info
 from redis_state.index.eviction import Evictions
-from redis_state.index.listing import Entry, Listing, Submit
+from redis_state.index.listing import Listing
+from redis_state.index.living import Submit
 from redis_state.index.partitions import check_partitions
 from redis_state.limits import Limits
 from redis_state.models import AgentState, S, SessionInfo, T
@@ -263,7 +265,7 @@ class RedisStateStore(SessionStore[S]):
         with self._metrics.list.measure(), self._client.operation() as submit:
             check("limit", limit)
             self._keys.agent(agent_id)
-            return [entry.session_id for entry in await self._listing.newest(submit, agent_id, limit)]
+            return await self._listing.newest(submit, agent_id, limit)
 
     async def sessions(
         self, agent_id: str, *, limit: int | None = None, before: SessionInfo | datetime | None = None
@@ -271,9 +273,9 @@ class RedisStateStore(SessionStore[S]):
         check("limit", limit)
         check("before", before)
         if isinstance(before, SessionInfo):
-            cursor = Entry(microseconds(before.updated_at), before.session_id.encode())
+            cursor: Entry | None = (microseconds(before.updated_at), before.session_id.encode())
         else:
-            cursor = None if before is None else Entry(microseconds(before), b"")
+            cursor = None if before is None else (microseconds(before), b"")
         self._keys.agent(agent_id)
         if limit == 0:
             await self.ping()
@@ -281,7 +283,7 @@ class RedisStateStore(SessionStore[S]):
         shown = 0
         async with aclosing(self._listing.iterate(self._client.execute, agent_id, cursor, limit)) as entries:
             async for entry in entries:
-                yield entry.info()
+                yield info(entry)
                 shown += 1
                 if shown == limit:
                     return
@@ -289,7 +291,7 @@ class RedisStateStore(SessionStore[S]):
     async def count(self, agent_id: str) -> int:
         self._keys.agent(agent_id)
         with self._client.operation() as submit:
-            return len(await self._listing.newest(submit, agent_id, None))
+            return await self._listing.count(submit, agent_id)
 
     async def exists(self, agent_id: str, session_id: str) -> bool:
         partition = self._keys.partition(agent_id, session_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from redis_state.commands.replies import ReplyError
@@ -79,10 +80,9 @@ def is_scored(reply: list[Any]) -> bool:
     if len(reply) % 2 or not is_texts(reply):
         return False
     try:
-        list(map(float, reply[1::2]))
+        return not any(map(math.isnan, map(float, reply[1::2])))
     except ValueError:
         return False
-    return True
 
 
 _DIGITS = 20  # of a 64-bit cursor

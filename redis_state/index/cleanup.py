@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from redis_state.errors import StateStoreError
-from redis_state.index.listing import PAGE
+from redis_state.index.pages import PAGE
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

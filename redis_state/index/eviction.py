@@ -34,6 +34,7 @@ class Evictions:
     All of its state:
         evicts: whether a node's policy evicts indexes, by its name; a task while that is being asked.
         asked: when it was asked, by the loop's clock.
+        possible: whether any of them does or may; while none does, a listing need not wait for an answer.
 
     Args:
         client: Knows the nodes.
@@ -50,6 +51,7 @@ class Evictions:
         self._evicts: dict[str, bool | asyncio.Task[bool]] = {}
         self._asked: dict[str, float] = {}
         self._is_logged = False
+        self.possible = False
 
     def connected(self, node: str) -> None:
         """Ask a node for its policy, when it is connected: nobody waits for the answer before a listing needs it."""
@@ -88,7 +90,11 @@ class Evictions:
     async def restore(self, submit: Callable[[Request], Awaitable[Any]], partition: Partition) -> None:
         """Build an index again, if its server may have evicted it."""
         slot, index = partition.slot, partition.index
-        if not await self.threaten(partition) or not await self.have_happened(submit, self.question(partition)):
+        if (
+            not self.possible
+            or not await self.threaten(partition)
+            or not await self.have_happened(submit, self.question(partition))
+        ):
             return
         if await submit(command(slot, "ZSCORE", index, _COMPLETE, fits=is_score)) is not None:
             return
@@ -110,6 +116,7 @@ class Evictions:
         loop = asyncio.get_running_loop()
         self._asked[node] = loop.time()
         self._evicts[node] = loop.create_task(self._ask_for_policy(node))
+        self.possible = True
 
     async def _ask_for_policy(self, node: str) -> bool:
         evicts = False
@@ -124,6 +131,7 @@ class Evictions:
             pass  # it will be asked when it is connected again
         finally:
             self._evicts[node] = evicts
+            self.possible = any(self._evicts.values())
         return evicts
 
     async def aclose(self) -> None:

@@ -1,4 +1,4 @@
-"""The index of an agent's sessions: read in pages by one script each, which checks them against the states.
+"""The lists of an agent's sessions and of all agents, in slices that let other tasks run.
 
 An entry may outlive its state: the state expires, is evicted, or somebody deletes it by hand. So whatever is read from
 an index is looked for before it is shown, and removed where it has gone.
@@ -7,65 +7,28 @@ an index is looked for before it is shown, and removed where it has gone.
 from __future__ import annotations
 
 import asyncio
-import math
-from collections import deque
-from collections.abc import Awaitable, Callable
 from contextlib import aclosing
-from itertools import repeat
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
-from redis_state.clock import moment
-from redis_state.commands.request import Replay, Request, command
-from redis_state.commands.scripts import PAGE as PAGE_SCRIPT
-from redis_state.commands.scripts import SCAN
-from redis_state.commands.shapes import is_cursor, is_integer, is_list, is_scan, is_scored, is_texts
+from redis_state.commands.request import Replay, command
+from redis_state.commands.shapes import is_integer, is_scan, is_texts
 from redis_state.commands.writes import Delete
-from redis_state.errors import InvalidIdError, ServerRefusedError
-from redis_state.models import SessionInfo
+from redis_state.errors import ServerRefusedError
+from redis_state.index.entries import Entry, newest_first, plain_ids, state_key
+from redis_state.index.pages import PAGE, Pages, newest, scan, scan_all
+from redis_state.index.whole import all_ids
 from redis_state.transport.dispatcher import NodeGoneError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Awaitable, Callable
 
     from redis_state.commands.keys import Keys, Partition
     from redis_state.index.eviction import Evictions
+    from redis_state.index.living import Submit
 
-PAGE: Final = 500  # entries that one command reads or checks: well below a millisecond of the server's time
-_LATEST: Final = 253402300799_000000  # microseconds: the last that a datetime can express
-
-Submit = Callable[[Request], Awaitable[Any]]
-
-
-class Entry(NamedTuple):
-    """One entry of an index. Sorts as Redis sorts it: by time, then by bytes.
-
-    Attributes:
-        score: Microseconds since 1970 by the writer's clock.
-        member: The session id in UTF-8.
-    """
-
-    score: float
-    member: bytes
-
-    @property
-    def session_id(self) -> str:
-        """The session."""
-        return self.member.decode()
-
-    def info(self) -> SessionInfo:
-        """What a listing shows of it. A score that is no time, written by hand, is shown as the nearest one."""
-        return SessionInfo(self.session_id, moment(min(max(self.score, 0), _LATEST)))
-
-
-_NONE: Final = Entry(float("-inf"), b"")
-
-
-def _state_key(partition: Partition, member: bytes) -> bytes | None:
-    """The key of the state that an index member stands for, None where it is no session id."""
-    try:
-        return partition.state(member.decode())
-    except (UnicodeDecodeError, InvalidIdError):
-        return None
+_IDS: Final = 1000  # sessions that one script reads without scores: less than a millisecond of the server's time
+_AGENTS: Final = 50  # looked at together
+_NONE: Final = (float("-inf"), b"")
 
 
 class Listing:
@@ -80,44 +43,95 @@ class Listing:
         self._keys = keys
         self.evictions = evictions
 
-    async def newest(self, submit: Submit, agent_id: str, limit: int | None) -> list[Entry]:
-        """The newest entries with a state, newest first; None is all of them."""
+    async def newest(self, submit: Submit, agent_id: str, limit: int | None) -> list[str]:
+        """The newest sessions with a state, newest first; None is all of them."""
         parts = self._keys.agent(agent_id)
         if limit == 0:
             return []
-        reads = [self._all(submit, part) if limit is None else self._first(submit, part, limit) for part in parts]
-        if len(reads) == 1:
-            entries = await reads[0]
-        else:
-            entries = [entry for found in await asyncio.gather(*reads) for entry in found]
-        entries.sort(reverse=True)
-        return entries if limit is None else entries[:limit]
+        if limit is None:
+            return await self._all(submit, parts[0]) if len(parts) == 1 else await self._sorted(submit, parts)
+        if len(parts) == 1 and limit <= _IDS:
+            ids, is_enough = await self._first(submit, parts[0], limit)
+            if is_enough:
+                return ids
+        found: list[str] = []
+        async with aclosing(self._in_order(submit, parts, None, min(PAGE, limit))) as entries:
+            async for _, member in entries:
+                found.append(member.decode())
+                if len(found) == limit:
+                    break
+        return found
+
+    async def count(self, submit: Submit, agent_id: str) -> int:
+        """How many sessions have a state."""
+        found = await asyncio.gather(*(self._all(submit, part) for part in self._keys.agent(agent_id)))
+        return sum(map(len, found))
+
+    async def _first(self, submit: Submit, partition: Partition, size: int) -> tuple[list[str], bool]:
+        """The newest sessions of one partition by one script, and whether these are all, or as many as were wanted."""
+        if self.evictions.possible:
+            await self.evictions.restore(submit, partition)
+        more, _, _, members = await submit(newest(partition, size))
+        ids = plain_ids(members)
+        return ids or [], ids is not None and (not more or len(ids) == size)
+
+    async def _all(self, submit: Submit, partition: Partition) -> list[str]:
+        """All sessions of one partition, newest first."""
+        found, is_enough = await self._first(submit, partition, _IDS)
+        if is_enough and len(found) < _IDS:
+            return found
+        ids = await all_ids(submit, partition)
+        return await self._sorted(submit, (partition,)) if ids is None else ids
+
+    async def _sorted(self, submit: Submit, parts: tuple[Partition, ...]) -> list[str]:
+        """All sessions of partitions, newest first, in a way that misses none, whatever moves."""
+        found = await asyncio.gather(*(self._scan(submit, part, set()) for part in parts))
+        ids: list[str] = []
+        async for entries in newest_first(*found):
+            ids += [member.decode() for _, member in entries]
+        return ids
 
     async def iterate(
         self, submit: Submit, agent_id: str, before: Entry | None, limit: int | None
     ) -> AsyncGenerator[Entry]:
         """Every entry with a state, newest first. What moved while this ran comes at the end, once."""
-        parts = self._keys.agent(agent_id)
         size = PAGE if limit is None else min(PAGE, limit)
+        async with aclosing(self._in_order(submit, self._keys.agent(agent_id), before, size)) as entries:
+            async for entry in entries:
+                yield entry
+
+    async def _in_order(
+        self, submit: Submit, parts: tuple[Partition, ...], before: Entry | None, size: int
+    ) -> AsyncGenerator[Entry]:
         seen: set[bytes] = set()
-        pages = [_Pages(self, submit, part, before, size) for part in parts]
+        pages = [Pages(submit, part, self.evictions, before, size) for part in parts]
         await asyncio.gather(*(each.fill() for each in pages))
         while True:
-            newest = max(pages, key=lambda each: each.head or _NONE)
-            entry = newest.head
+            first = max(pages, key=lambda each: each.head or _NONE)
+            entry = first.head
             if entry is None:
                 break
-            newest.entries.popleft()
-            if entry.member not in seen:
-                seen.add(entry.member)
+            first.entries.popleft()
+            if entry[1] not in seen:
+                seen.add(entry[1])
                 yield entry
-            await newest.fill()
+            await first.fill()
         # A session that is saved while this runs jumps over the cursor. ZSCAN shows what is there throughout.
-        for part in parts:
-            late = [entry for entry in await self._all(submit, part) if entry.member not in seen]
-            for entry in sorted(late, reverse=True):
-                if before is None or entry < before:
-                    yield entry
+        for part, read in zip(parts, pages, strict=True):
+            if not read.is_whole:
+                async for entries in newest_first(await self._scan(submit, part, seen)):
+                    for entry in entries:
+                        if before is None or entry < before:
+                            yield entry
+
+    async def _scan(self, submit: Submit, partition: Partition, known: set[bytes]) -> list[Entry]:
+        """Every entry of one partition that has a state and is not known, in no order."""
+        await self.evictions.restore(submit, partition)
+        found: dict[bytes, float] = {}
+        async with aclosing(scan_all(submit, partition)) as pages:
+            async for entries in pages:
+                found.update((member, score) for score, member in entries if member not in known)
+        return [(score, member) for member, score in found.items()]
 
     async def agents(self, submit: Submit, nodes: Callable[[], Awaitable[list[str]]]) -> AsyncGenerator[str]:
         """The agents that have a session, each once."""
@@ -144,11 +158,14 @@ class Listing:
                 scan = command(None, "SCAN", cursor, "MATCH", pattern, "COUNT", PAGE, node=node, fits=is_scan)
                 cursor, found = await submit(scan)
                 agent_ids = {agent for agent in map(self._keys.agent_of, found) if agent is not None} - seen
-                living = await asyncio.gather(*(self._is_living(submit, agent_id) for agent_id in agent_ids))
                 seen |= agent_ids
-                for agent_id, lives in zip(agent_ids, living, strict=True):
-                    if lives:
-                        yield agent_id
+                remaining = list(agent_ids)
+                while some := remaining[:_AGENTS]:
+                    del remaining[:_AGENTS]
+                    living = await asyncio.gather(*(self._is_living(submit, agent_id) for agent_id in some))
+                    for agent_id, lives in zip(some, living, strict=True):
+                        if lives:
+                            yield agent_id
                 if int(cursor) == 0:
                     break
 
@@ -166,8 +183,8 @@ class Listing:
         Returns:
             The next cursor, and how many entries were read and how many of them were dead.
         """
-        following, read, dead, *_ = await submit(self._scan_request(partition, cursor, count))
-        return int(following), int(read), int(dead)
+        following, read, dead, *_ = await submit(scan(partition, cursor, count))
+        return int(following), read, dead
 
     async def delete_all(self, submit: Submit, agent_id: str, progress: Callable[[int], None] | None) -> int:
         """Delete every state and index entry of an agent, a page at a time."""
@@ -175,9 +192,10 @@ class Listing:
         for part in self._keys.agent(agent_id):
             await self.evictions.restore(submit, part)
             while members := await submit(command(part.slot, "ZRANGE", part.index, 0, PAGE - 1, fits=is_texts)):
-                states = [state for state in map(_state_key, repeat(part), members) if state is not None]
+                keys = {member: state_key(part, member) for member in members}
+                states = [key for key in keys.values() if key is not None]
                 if len(states) < len(members):  # some are no session's
-                    foreign = [member for member in members if _state_key(part, member) is None]
+                    foreign = [member for member, key in keys.items() if key is None]
                     await submit(command(part.slot, "ZREM", part.index, *foreign, fits=is_integer))
                     continue
                 deleted += (await self.delete(submit, part, states, members))[0]
@@ -201,114 +219,3 @@ class Listing:
         )
         request.become_block()
         return request.outcome(await submit(request))
-
-    async def _first(self, submit: Submit, partition: Partition, limit: int) -> list[Entry]:
-        """The newest entries of one partition that have a state."""
-        pages = _Pages(self, submit, partition, None, min(PAGE, limit))
-        found: list[Entry] = []
-        while len(found) < limit:
-            await pages.fill()
-            if not pages.entries:
-                break
-            found += pages.entries
-            pages.entries.clear()
-        return found[:limit]
-
-    async def page(
-        self, submit: Submit, partition: Partition, top: str, offset: int, size: int
-    ) -> tuple[list[Entry], int | None]:
-        """Entries with a state up to a score, and how many to skip for those after them; None: there are no more."""
-        request = Request(b"", partition.slot)
-        request.call(PAGE_SCRIPT, (partition.index,), (partition.state_prefix, top, offset, size), _is_page)
-        more, following, *reply = await submit(request)
-        return await self._readable(submit, partition, reply), int(following) if more else None
-
-    async def _all(self, submit: Submit, partition: Partition) -> list[Entry]:
-        """Every entry of one partition that has a state, in no order."""
-        await self.evictions.restore(submit, partition)
-        found: dict[bytes, Entry] = {}
-        cursor = 0
-        while True:
-            following, _, _, *reply = await submit(self._scan_request(partition, cursor, PAGE))
-            found.update((entry.member, entry) for entry in await self._readable(submit, partition, reply))
-            cursor = int(following)
-            if not cursor:
-                return list(found.values())
-
-    @staticmethod
-    def _scan_request(partition: Partition, cursor: int, count: int) -> Request:
-        return Request(b"", partition.slot).call(
-            SCAN, (partition.index,), (partition.state_prefix, cursor, count), _is_scan
-        )
-
-    async def _readable(self, submit: Submit, partition: Partition, reply: list[Any]) -> list[Entry]:
-        """The entries of a flat reply; those that are no session's are removed from the index."""
-        entries = [Entry(_score(score), member) for member, score in zip(reply[::2], reply[1::2], strict=True)]
-        foreign = [entry.member for entry in entries if _state_key(partition, entry.member) is None]
-        if foreign:
-            await submit(command(partition.slot, "ZREM", partition.index, *foreign, fits=is_integer))
-            entries = [entry for entry in entries if entry.member not in set(foreign)]
-        return entries
-
-
-def _is_page(reply: Any) -> bool:
-    """Whether there may be more, how many to skip for that, members and scores."""
-    return is_list(reply) and [type(each) for each in reply[:2]] == [int, int] and is_scored(reply[2:])
-
-
-def _is_scan(reply: Any) -> bool:
-    """The next cursor, how many were read and removed, members and scores."""
-    if not is_list(reply) or [type(each) for each in reply[:3]] != [bytes, int, int]:
-        return False
-    return is_cursor(reply[0]) and is_scored(reply[3:])
-
-
-class _Pages:
-    """The entries of one partition that have a state, newest first, a page at a time.
-
-    All of its state:
-        entries: those that were read and not taken.
-        cursor: the last entry that was read.
-        offset: how many entries from the cursor's score on were read; None: there are no more.
-
-    Args:
-        listing: Reads a page.
-        submit: Sends a request.
-        partition: The partition.
-        before: The entry after which to begin; None: with the newest.
-        size: How many entries a page has.
-    """
-
-    def __init__(self, listing: Listing, submit: Submit, partition: Partition, before: Entry | None, size: int) -> None:
-        self.entries: deque[Entry] = deque()
-        self._listing = listing
-        self._submit = submit
-        self._partition = partition
-        self._size = size
-        self._cursor = before
-        self._offset: int | None = 0
-        self._is_restored = before is not None
-
-    @property
-    def head(self) -> Entry | None:
-        """The next entry, None where there is none."""
-        return self.entries[0] if self.entries else None
-
-    async def fill(self) -> None:
-        """Read a page, if there is no entry left and may be more."""
-        if not self._is_restored:
-            self._is_restored = True
-            await self._listing.evictions.restore(self._submit, self._partition)
-        while not self.entries and self._offset is not None:
-            cursor = self._cursor
-            top = "+inf" if cursor is None else repr(cursor.score)
-            found, following = await self._listing.page(self._submit, self._partition, top, self._offset, self._size)
-            self.entries.extend(entry for entry in found if cursor is None or entry < cursor)
-            self._offset = following
-            if self.entries and following is not None:
-                self._cursor, self._offset = self.entries[-1], 0
-
-
-def _score(text: bytes) -> float:
-    score = float(text)
-    return 0.0 if math.isnan(score) else score

@@ -8,30 +8,33 @@ local function state_key(prefix, member)
   return prefix .. member:gsub('[%z\1-\32%%:{}*?%[%]\\^\127]', function(c) return string.format('%%%02X', c:byte()) end)
 end
 
--- Append those of some members with scores that have a state to `found`, and remove the others from the index.
--- The empty member is no session: it says that the index is complete (see eviction.py). Returns how many were removed.
-local function keep_living(index, prefix, entries, found)
-  local keys, members, scores = {}, {}, {}
-  for i = 1, #entries, 2 do
-    if entries[i] ~= '' then
-      keys[#keys + 1] = state_key(prefix, entries[i])
-      members[#members + 1] = entries[i]
-      scores[#scores + 1] = entries[i + 1]
+-- Those of some entries that have a state; the others are removed from the index. An entry is a member, where `width` is
+-- 2 with its score behind it. The empty member is no session: it says that the index is complete (see eviction.py).
+-- Returns the entries, how many were removed, and whether members that are escaped in keys were looked for as they are:
+-- to see in Lua whether there are any takes as long as all the rest.
+local function living(index, prefix, entries, width)
+  local keys, count = {}, 0
+  for i = 1, #entries, width do
+    count = count + 1
+    keys[count] = prefix .. entries[i]
+  end
+  if count == 0 or redis.call('EXISTS', unpack(keys)) == count then
+    return entries, 0, 1
+  end
+  local found, removed = {}, 0
+  for i = 1, #entries, width do
+    local member = entries[i]
+    if member ~= '' then
+      if redis.call('EXISTS', state_key(prefix, member)) == 1 then
+        found[#found + 1] = member
+        if width == 2 then
+          found[#found + 1] = entries[i + 1]
+        end
+      else
+        local gone = redis.pcall('ZREM', index, member)
+        removed = removed + (type(gone) == 'number' and gone or 0)  -- a user without ZREM still gets a list
+      end
     end
   end
-  if #keys == 0 then
-    return 0
-  end
-  local removed = 0
-  local all = redis.call('EXISTS', unpack(keys)) == #keys
-  for i = 1, #keys do
-    if all or redis.call('EXISTS', keys[i]) == 1 then
-      found[#found + 1] = members[i]
-      found[#found + 1] = scores[i]
-    else
-      local count = redis.pcall('ZREM', index, members[i])
-      removed = removed + (type(count) == 'number' and count or 0)  -- a user without ZREM still gets a list
-    end
-  end
-  return removed
+  return found, removed, 0
 end

@@ -1,0 +1,74 @@
+"""What stands in an index, and what a listing makes of it, in slices that let other tasks run."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import string
+from itertools import islice
+from typing import TYPE_CHECKING, Final
+
+from redis_state.clock import moment
+from redis_state.commands.keys import MAX_ID_BYTES
+from redis_state.errors import InvalidIdError
+from redis_state.models import SessionInfo
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Iterable, Sequence
+
+    from redis_state.commands.keys import Partition
+
+# A score, microseconds since 1970 by the writer's clock, and the session id in UTF-8. It sorts as Redis sorts it.
+Entry = tuple[float, bytes]
+
+SLICE: Final = 2000  # entries sorted or merged before others have their turn: a few milliseconds
+_LATEST: Final = 253402300799_000000  # microseconds: the last that a datetime can express
+_PLAIN: Final = (string.ascii_letters + string.digits + "_.@+=/-").encode()  # bytes that stand in a key as they are
+
+
+def info(entry: Entry) -> SessionInfo:
+    """What a listing shows of an entry. A score that is no time, written by hand, is shown as the nearest one."""
+    return SessionInfo(entry[1].decode(), moment(min(max(entry[0], 0), _LATEST)))
+
+
+def scored(reply: Sequence[bytes]) -> list[Entry]:
+    """The entries of a reply of members and scores in turn."""
+    return list(zip(map(float, reply[1::2]), reply[::2], strict=True))
+
+
+def plain_ids(members: Sequence[bytes]) -> list[str] | None:
+    """The session ids that members are, None where one is no id, or is escaped in keys.
+
+    It looks at all of them at once, in the time that it takes to decode a few.
+    """
+    if not members:
+        return []
+    text = b"\n".join(members)
+    lengths = set(map(len, members))
+    if len(text.translate(None, _PLAIN)) != len(members) - 1 or 0 in lengths or max(lengths) > MAX_ID_BYTES:
+        return None
+    return text.decode().split("\n")
+
+
+def state_key(partition: Partition, member: bytes) -> bytes | None:
+    """The key of the state that a member stands for, None where it is no session id."""
+    try:
+        return partition.state(member.decode())
+    except (UnicodeDecodeError, InvalidIdError):
+        return None
+
+
+async def newest_first(*parts: Iterable[Entry]) -> AsyncGenerator[Sequence[Entry]]:
+    """Sort entries, a slice at a time."""
+    runs: list[list[Entry]] = []
+    for part in parts:
+        entries = iter(part)
+        while run := list(islice(entries, SLICE)):
+            run.sort(reverse=True)
+            runs.append(run)
+            await asyncio.sleep(0)
+    merged = runs[0] if len(runs) == 1 else heapq.merge(*runs, reverse=True)
+    entries = iter(merged)
+    while found := list(islice(entries, SLICE)):
+        yield found
+        await asyncio.sleep(0)

@@ -25,6 +25,7 @@ MAX_SECONDS: Final = 86_400.0  # an operation that may take longer than a day is
 MAX_REPLICAS: Final = 1000
 MAX_STATE_BYTES: Final = 512 * 1024 * 1024  # what a server takes in one value unless it is told otherwise
 MAX_DATABASES: Final = 2**31  # what the server's own setting can hold
+MAX_KEY_BYTES: Final = 512  # of an idempotency key, as of an id
 MAX_VERSION: Final = 2**53  # up to there Lua's numbers are exact
 
 _ONE_MESSAGE: Final = (str, bytes, bytearray, memoryview, Mapping, msgspec.Struct)
@@ -149,6 +150,13 @@ def _format(name: str, value: object) -> None:
         raise ValueError(f"{name} must be 'json' or 'msgpack'")
 
 
+def _key(name: str, value: object) -> None:
+    _named(name, value)
+    size = len(cast("str", value).encode())
+    if size > MAX_KEY_BYTES:
+        raise ValueError(f"{name} has {size} bytes; at most {MAX_KEY_BYTES} are allowed")
+
+
 def _ttl(_: str, value: object) -> None:
     milliseconds(cast("Any", value))
 
@@ -205,9 +213,11 @@ _RULES: Final[dict[str, Rule]] = {
     "logger": _optional(_instance(logging.Logger, "a logging.Logger")),
     # of an operation
     "if_version": _integer(0, MAX_VERSION),  # where one is given
+    "key": _key,
     "limit": _optional(_integer(0)),
     "before": _optional(_before),
     "attempts": _integer(1),
+    "messages": _integer(0),  # how many
     "progress": _optional(_callable),
     "fn": _callable,
 }

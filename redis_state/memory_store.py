@@ -4,12 +4,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from time import monotonic, perf_counter
-from typing import TYPE_CHECKING, Any, Self, cast, overload
+from typing import TYPE_CHECKING, Any, Self
 
-from redis_state.checks import check, check_all, ids_of, messages_of
+from redis_state.base_store import BaseStore
+from redis_state.checks import check, check_all, ids_of
 from redis_state.clock import Clock, microseconds, milliseconds, moment
-from redis_state.codec import MAX_STATE_BYTES, UNKNOWN, Codec, Format, Revision, Stamp, StateType, finish_line
+from redis_state.codec import (
+    MAX_STATE_BYTES,
+    UNKNOWN,
+    Codec,
+    Format,
+    Revision,
+    Stamp,
+    StateType,
+    draft_addition,
+    finish_line,
+    key_id,
+)
 from redis_state.codec import revision as revisions
+from redis_state.codec.folding import is_due
 from redis_state.codec.write_ids import write_ids
 from redis_state.commands.keys import check_id
 from redis_state.errors import (
@@ -20,12 +33,12 @@ from redis_state.errors import (
     VersionConflictError,
 )
 from redis_state.models import AgentState, S, SessionInfo
-from redis_state.protocol import Ids, KeepsMessages, KeepsVersions, M, SessionStore
+from redis_state.protocol import Ids
 from redis_state.telemetry import Metrics
-from redis_state.update import Lines, update
+from redis_state.update import Lines
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
     from datetime import datetime, timedelta
     from types import TracebackType
 
@@ -41,7 +54,6 @@ class _Session:
         head: How many bytes of it are the head.
         revision: Its latest writes.
         score: When it was last written, in microseconds since 1970.
-        ttl: After how many milliseconds it was to expire.
         expires_at: When it does, by `monotonic`; infinity is never.
     """
 
@@ -49,11 +61,29 @@ class _Session:
     head: int
     revision: Revision
     score: int
-    ttl: int | None
     expires_at: float
 
 
-class MemoryStateStore(SessionStore[S]):
+@dataclass(slots=True)
+class _Write:
+    """A save that was begun.
+
+    Attributes:
+        ids: Of agent and session.
+        document: The state's bytes, without a revision.
+        entry: The entry of the write.
+        now: When, in microseconds since 1970.
+        ttl: After how many milliseconds it expires, or None.
+    """
+
+    ids: tuple[str, str]
+    document: bytes
+    entry: bytes
+    now: int
+    ttl: int | None
+
+
+class MemoryStateStore(BaseStore[S]):
     """Keeps the states of agents in this process.
 
     States go through the same codec as in Redis, so what is refused there is refused here.
@@ -96,62 +126,54 @@ class MemoryStateStore(SessionStore[S]):
             return "<MemoryStateStore, not made: its arguments were refused>"
         return f"<MemoryStateStore of {self._types.cls.__name__}: {len(self._agents)} agents>"
 
-    @overload
-    def save(self, state: S, *, if_version: None = None, ttl: timedelta | None = None) -> Coroutine[Any, Any, None]: ...
-
-    @overload
-    def save(
-        self: KeepsVersions, state: S, *, if_version: int | None = None, ttl: timedelta | None = None
-    ) -> Coroutine[Any, Any, None]: ...
-
-    def save(
-        self, state: S, *, if_version: int | None = None, ttl: timedelta | None = None
+    def _start_save(
+        self, state: Any, if_version: int | None, key: str | None, ttl: timedelta | None
     ) -> Coroutine[Any, Any, None]:
         started = perf_counter()
         try:
             if if_version is not None:
                 check("if_version", if_version)
+            write_id = next(self._write_ids) if key is None else key_id(key)
             now = self._clock.now()
             stamp = self._types.stamp(state, if_version, now)
-            key = self._key(state)
-            session = self._draft(stamp, now, ttl)
+            ids = check_id(state.agent_id, "agent_id"), check_id(state.session_id, "session_id")
+            left = self._ttl if ttl is None else milliseconds(ttl)
+            document = stamp.encode(self._codec.encode)
         except Exception as error:  # noqa: BLE001  # whatever it is, it belongs to who awaits the save
             return self._refuse(error, started)
-        return self._save(key, session, stamp, if_version, started)
-
-    @staticmethod
-    def _key(state: Any) -> tuple[str, str]:
-        return check_id(state.agent_id, "agent_id"), check_id(state.session_id, "session_id")
-
-    def _draft(self, stamp: Stamp, now: int, ttl: timedelta | None) -> _Session:
-        """What a save stores."""
-        left = self._ttl if ttl is None else milliseconds(ttl)
-        document = stamp.encode(self._codec.encode)
-        revision = revisions.make(stamp.version, next(self._write_ids), stamp.origin.ids, guarded=True)
-        value = self._codec.sealed(document, revision)
-        return _Session(value, len(value), revision, now, left, _expiry(left))
+        write = _Write(ids, document, revisions.entry_of(write_id, stamp.version, now), now, left)
+        return self._save(write, stamp, if_version, started)
 
     async def _refuse(self, error: Exception, started: float) -> None:
         self._metrics.save.failed(started, error)
         raise error
 
-    async def _save(
-        self, key: tuple[str, str], session: _Session, stamp: Stamp, if_version: int | None, started: float
-    ) -> None:
+    async def _save(self, write: _Write, stamp: Stamp, if_version: int | None, started: float) -> None:
         try:
-            stored = self._find(*key)
-            if if_version is not None:
+            stored = self._find(*write.ids)
+            older = stamp.origin
+            repeated = None if stored is None else revisions.made_by_key(stored.revision, write.entry)
+            if repeated is None and if_version is not None:
                 found = UNKNOWN if stored is None else stored.revision
                 if found.version != if_version or not found.ids.startswith(stamp.origin.newest):
                     raise VersionConflictError(if_version, found.version)
+                older = found
         except BaseException as error:
             stamp.drop()
             self._metrics.save.failed(started, error)
             raise
-        session.expires_at = _expiry(session.ttl)
-        self._agents.setdefault(key[0], {})[key[1]] = session
-        stamp.keep(session.revision)
+        if repeated is None:
+            revision = revisions.make(stamp.version, write.entry, older.ids, guarded=True)
+            self._put(write.ids, write.document, revision, write.now, write.ttl)
+            stamp.keep(revision)
+        else:
+            stamp.keep_earlier(*repeated)
         self._metrics.save.done(started)
+
+    def _put(self, ids: tuple[str, str], document: bytes, revision: Revision, now: int, ttl: int | None) -> None:
+        value = self._codec.sealed(document, revision)
+        session = _Session(value, len(value), revision, now, _expiry(ttl))
+        self._agents.setdefault(ids[0], {})[ids[1]] = session
 
     async def load(self, agent_id: str, session_id: str) -> S:
         with self._metrics.load.measure():
@@ -171,49 +193,55 @@ class MemoryStateStore(SessionStore[S]):
             measured.count = len(found)
         return found
 
-    async def update(
-        self: KeepsVersions,
-        agent_id: str,
-        session_id: str,
-        fn: Callable[[S], Any | Awaitable[Any]],
-        *,
-        attempts: int = 100,
-        ttl: timedelta | None = None,
-    ) -> S:
-        self = cast("MemoryStateStore[Any]", self)  # noqa: PLW0642  # to type checkers it is any store with versions
-        self._types.require("version", "update()")
-        return await update(self, self._lines, agent_id, session_id, fn, attempts=attempts, ttl=ttl)
-
-    async def append(
-        self: KeepsMessages[M],
-        agent_id: str,
-        session_id: str,
-        messages: M | Iterable[M],
-        *,
-        ttl: timedelta | None = None,
-    ) -> int:
-        self = cast("MemoryStateStore[Any]", self)  # noqa: PLW0642  # to type checkers it is any store with messages
-        self._types.require("messages", "append()")
+    async def _add(self, agent_id: str, session_id: str, **what: Any) -> int:
         self._check(agent_id, session_id)
+        key, ttl = what.pop("key"), what.pop("ttl")
+        write_id = next(self._write_ids) if key is None else key_id(key)
         now = self._clock.now()
         left = self._ttl if ttl is None else milliseconds(ttl)
-        line = self._codec.encode_line(messages_of(messages))
+        addition = draft_addition(self._types, self._codec, (agent_id, session_id), now, **what)
         session = self._find(agent_id, session_id)
+        version = 1 if session is None else session.revision.version + 1
+        entry = revisions.entry_of(write_id, version, now)
+        expected = addition.condition
         if session is None:
-            raise StateNotFoundError(agent_id, session_id)
-        version, write_id = session.revision.version + 1, next(self._write_ids)
+            if expected.version:
+                raise VersionConflictError(expected.version, 0)
+            if not addition.created:
+                raise StateNotFoundError(agent_id, session_id)
+            revision = revisions.make(1, entry, guarded=True)
+            self._put((agent_id, session_id), addition.created, revision, now, left)
+            return 1
+        if (repeated := revisions.made_by_key(session.revision, entry)) is not None:
+            return repeated[0].version
+        if expected.version is not None and (
+            expected.version != session.revision.version or not session.revision.ids.startswith(expected.write)
+        ):
+            raise VersionConflictError(expected.version, session.revision.version)
         if version > revisions.MAX_VERSION:
             raise StateEncodeError("$.version", "it is the last one, 2**53 - 1")
-        line = finish_line(line, version, b"%b@%d," % (write_id, now), len(session.value) - session.head)
+        self._append(session, version, addition.line, entry, now)
+        if left is not None:
+            session.expires_at = _expiry(left)
+        return version
+
+    def _append(self, session: _Session, version: int, line: bytes, entry: bytes, now: int) -> None:
+        timed = entry if b"@" in entry else b"%b@%d" % (entry, now)
+        behind = len(session.value) - session.head
+        line = finish_line(line, version, timed + b",", behind)
         size = len(session.value) + len(line)
         if size > self._codec.max_state_bytes:
             raise StateTooLargeError(size, self._codec.max_state_bytes)
         session.value += line
-        session.revision = revisions.make(version, write_id, session.revision.ids, guarded=True)
+        session.revision = revisions.make(version, entry, session.revision.ids, guarded=True)
         session.score = now
-        if left is not None:
-            session.expires_at = _expiry(left)
-        return version
+        if is_due(size, behind + len(line), len(line)) and (folded := self._codec.fold(session.value)) is not None:
+            session.value = folded
+            session.head = self._codec.head_of(folded)
+
+    async def _tail(self, agent_id: str, session_id: str, wanted: int | None) -> tuple[bytes, int] | None:
+        session = self._find(agent_id, session_id)
+        return None if session is None else (session.value, 0)
 
     async def delete(self, agent_id: str, session_id: str) -> bool:
         with self._metrics.delete.measure() as measured:

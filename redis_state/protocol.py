@@ -2,61 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Protocol, Self, overload
 
+from redis_state.kept import HasMessages, Ids, KeepsMessages, KeepsVersions, M
 from redis_state.models import S
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
     from datetime import datetime, timedelta
     from types import TracebackType
 
     from redis_state.models import SessionInfo
-
-
-M = TypeVar("M")
-
-
-class HasVersion(Protocol):
-    """A state type with versions."""
-
-    @property
-    def version(self) -> int | None:
-        """How often the session was written."""
-        ...
-
-
-class HasMessages(Protocol[M]):
-    """A state type with messages."""
-
-    @property
-    def messages(self) -> list[M]:
-        """The conversation."""
-        ...
-
-
-class KeepsVersions(Protocol):
-    """A store of such states: for type checkers, which refuse `if_version` and `update` on others."""
-
-    async def load(self, agent_id: str, session_id: str) -> HasVersion:
-        """As the store's."""
-        ...
-
-
-class KeepsMessages(Protocol[M]):
-    """A store of such states: for type checkers, which refuse `append` on others, and of other messages."""
-
-    async def load(self, agent_id: str, session_id: str) -> HasMessages[M]:
-        """As the store's."""
-        ...
-
-
-class Ids(Protocol):
-    """Several ids: what a text is not, whose `in` takes texts only."""
-
-    def __iter__(self) -> Iterator[str]: ...
-
-    def __contains__(self, value: object, /) -> bool: ...
 
 
 class StateStore(Protocol[S]):
@@ -67,15 +23,22 @@ class StateStore(Protocol[S]):
     """
 
     @overload
-    def save(self, state: S, *, if_version: None = None, ttl: timedelta | None = None) -> Coroutine[Any, Any, None]: ...
+    def save(
+        self, state: S, *, if_version: None = None, key: str | None = None, ttl: timedelta | None = None
+    ) -> Coroutine[Any, Any, None]: ...
 
     @overload
     def save(
-        self: KeepsVersions, state: S, *, if_version: int | None = None, ttl: timedelta | None = None
+        self: KeepsVersions,
+        state: S,
+        *,
+        if_version: int | None = None,
+        key: str | None = None,
+        ttl: timedelta | None = None,
     ) -> Coroutine[Any, Any, None]: ...
 
     def save(
-        self, state: S, *, if_version: int | None = None, ttl: timedelta | None = None
+        self, state: S, *, if_version: int | None = None, key: str | None = None, ttl: timedelta | None = None
     ) -> Coroutine[Any, Any, None]:
         """Replace the session's state and put the session first in its agent's list, both or neither.
 
@@ -89,6 +52,11 @@ class StateStore(Protocol[S]):
                 only if nobody has written the session since the object was loaded or saved, not even by a plain save
                 that brought back the same number. (A Struct without ``dict=True`` and a dataclass with slots have no
                 room for the note that this takes: for them only the number is compared.)
+            key: The caller's idempotency key, 1 to 512 bytes. If a write with this key is among the latest of the
+                session (16 at least), this one is not done: the object gets the version and time that the first one
+                made, so that its next conditional save conflicts if more was written since. That holds for `save`,
+                `append` and `merge` together, whatever was to be written. After a delete, an expiry, or a plain save
+                by an object that did not know of the key, it is a new write.
             ttl: After how long the state expires, exact to the millisecond; None: the store's own `ttl`.
 
         Raises:
@@ -190,6 +158,10 @@ class SessionStore(StateStore[S], Protocol[S]):
         session_id: str,
         messages: M | Iterable[M],
         *,
+        merge: Mapping[str, Any] | None = None,
+        if_version: int | HasMessages[M] | None = None,
+        create: HasMessages[M] | None = None,
+        key: str | None = None,
         ttl: timedelta | None = None,
     ) -> int:
         """Add messages to a state without rewriting it. Counts as one version; a retry never adds them twice.
@@ -199,17 +171,122 @@ class SessionStore(StateStore[S], Protocol[S]):
             session_id: The session.
             messages: What to add at the end of the state's `messages`: one message, or several in anything that can be
                 iterated. Text, bytes, a mapping, a Struct and a dataclass are one message each.
+            merge: Changes that are made in the same write, as by `merge`.
+            if_version: Append only if this version is stored; 0, with `create`: only if nothing is. A state: only if
+                nobody has written the session since it was loaded or saved, whatever the numbers. The state is not
+                changed: go on with the version that is returned.
+            create: A state that is stored first if there is none, in the same write: the session then has version 1.
+                The object is not changed. Of several first writers one object is stored, and the messages and changes
+                of all.
+            key: As for `save`: a repeat returns the version that the first write made.
             ttl: As for `save`; if neither it nor the store's is given, the expiry stays as it is.
 
         Returns:
             The version that the session has with these messages.
 
         Raises:
-            StateNotFoundError: Nothing is stored.
+            StateNotFoundError: Nothing is stored, and neither `create` nor `if_version` is given.
+            VersionConflictError: Another version is stored than `if_version`, or nothing. Nothing was written.
             StateEncodeError: A value would come back different, such as a tuple in `metadata`.
             StateTooLargeError: The state would be larger than the store's `max_state_bytes`.
             OutcomeUnknownError: The reply was lost, and the server cannot tell whether the messages were added.
-            TypeError: The state type has no `messages`, or what was given is neither one message nor several.
+            TypeError: The state type has no `messages`, or checks its fields together (``__post_init__``); or what was
+                given is neither one message nor several.
+            ValueError: A state given is of another session, or was never loaded or saved; ``if_version=0`` without
+                `create`; or the key is empty or too long.
+        """
+        ...
+
+    async def merge(
+        self,
+        agent_id: str,
+        session_id: str,
+        changes: Mapping[str, Any],
+        *,
+        if_version: int | S | None = None,
+        create: S | None = None,
+        key: str | None = None,
+        ttl: timedelta | None = None,
+    ) -> int:
+        """Change fields of a state without rewriting it. Counts as one version; a retry never does it twice.
+
+        Merges of different fields, or of different entries of a mapping, never conflict and lose nothing; of the same
+        entry the later wins.
+
+        Args:
+            agent_id: The agent.
+            session_id: The session.
+            changes: New values by the Python names of fields. Of a mapping field, such as `context` and `data`, the
+                entries to set; `msgspec.UNSET` removes one, and a nested mapping is replaced as a whole. Any other
+                field is replaced. Ids, `messages`, `version` and times are not to be merged.
+            if_version: As for `append`.
+            create: As for `append`.
+            key: As for `save`.
+            ttl: As for `append`.
+
+        Returns:
+            The version that the session has with these changes.
+
+        Raises:
+            StateNotFoundError: Nothing is stored, and neither `create` nor `if_version` is given.
+            VersionConflictError: Another version is stored than `if_version`, or nothing. Nothing was written.
+            StateEncodeError: A value is not of its field's type, or would come back different.
+            StateTooLargeError: The state would be larger than the store's `max_state_bytes`.
+            OutcomeUnknownError: The reply was lost, and the server cannot tell whether the changes were made.
+            TypeError: The changes are no mapping, or the state type checks its fields together (``__post_init__``).
+            ValueError: A field is none, or not to be merged; otherwise as for `append`.
+        """
+        ...
+
+    async def load_messages(
+        self: KeepsMessages[M], agent_id: str, session_id: str, *, limit: int | None = None
+    ) -> list[M]:
+        """The newest messages of a session, oldest first.
+
+        Reads about as many bytes as it returns, where they were appended; else the whole state.
+
+        Args:
+            agent_id: The agent.
+            session_id: The session.
+            limit: How many at most, 0 or more; None is all.
+
+        Raises:
+            StateNotFoundError: Nothing is stored.
+            StateDecodeError: What is stored is no state of the store's type, or has no such messages.
+            TypeError: The state type has no `messages`, or the limit is no integer.
+            ValueError: The limit is negative.
+        """
+        ...
+
+    async def fork(
+        self: KeepsVersions,
+        agent_id: str,
+        session_id: str,
+        new_session_id: str,
+        *,
+        new_agent_id: str | None = None,
+        messages: int | None = None,
+    ) -> int:
+        """Copy a state to another session, which must not be there. The source is not touched.
+
+        The copy keeps `created_at`, its `updated_at` is now, and the store's `ttl` counts for it.
+
+        Args:
+            agent_id: The agent whose session is copied.
+            session_id: That session.
+            new_session_id: The session that is made.
+            new_agent_id: Its agent; None: the same.
+            messages: How many of the first messages it gets; None: all.
+
+        Returns:
+            The version of the copy, 1.
+
+        Raises:
+            StateNotFoundError: There is no source.
+            VersionConflictError: The target is there, or it is the source.
+            OutcomeUnknownError: The reply was lost, and the target is not there now.
+            TypeError: The state type has no `version`, or no `messages` where their number is given.
+            ValueError: The number is negative.
         """
         ...
 

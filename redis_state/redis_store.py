@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import AbstractContextManager, aclosing
 from datetime import datetime, timedelta
 from functools import partial
 from itertools import chain
 from time import perf_counter
 from types import TracebackType
-from typing import Any, Final, Self, Unpack, cast, overload
+from typing import Any, Final, Self, Unpack
 
 from redis.asyncio import Redis, RedisCluster
 
-from redis_state.checks import check, ids_of, messages_of
+from redis_state.base_store import BaseStore
+from redis_state.checks import check, ids_of
 from redis_state.clock import microseconds, milliseconds
 from redis_state.codec import MAX_STATE_BYTES, Codec, StateType
 from redis_state.commands.keys import Keys, Partition
-from redis_state.commands.many import read_values
+from redis_state.commands.many import read_tail, read_values
 from redis_state.commands.request import Request, command
 from redis_state.commands.shapes import is_integer, is_text, is_value
 from redis_state.config import RedisConfig, parse_url
@@ -33,19 +34,19 @@ from redis_state.index.partitions import check_partitions
 from redis_state.limits import Limits
 from redis_state.models import AgentState, S, SessionInfo, T
 from redis_state.options import StoreOptions, check_options
-from redis_state.protocol import Ids, KeepsMessages, KeepsVersions, M, SessionStore
+from redis_state.protocol import Ids
 from redis_state.redis_py.clients import connect, topology_of
 from redis_state.redis_py.topology import Topology
 from redis_state.telemetry import Metrics
 from redis_state.transport.client import Client
-from redis_state.update import Lines, update
+from redis_state.update import Lines
 from redis_state.writer import Writer
 
 _GET: Final = b"*2\r\n$3\r\nGET\r\n$%d\r\n%b\r\n"
 _SLICE: Final = 100  # states decoded before others have their turn
 
 
-class RedisStateStore(SessionStore[S]):
+class RedisStateStore(BaseStore[S]):
     """Keeps the states of agents in Redis.
 
     `from_url` and `from_config` make a store with connections of its own; the class itself takes a client of redis-py.
@@ -166,18 +167,19 @@ class RedisStateStore(SessionStore[S]):
             return "<RedisStateStore, not made: its arguments were refused>"
         return f"<RedisStateStore of {self._types.cls.__name__} at {self._client!r}>"
 
-    @overload
-    def save(self, state: S, *, if_version: None = None, ttl: timedelta | None = None) -> Coroutine[Any, Any, None]: ...
-
-    @overload
-    def save(
-        self: KeepsVersions, state: S, *, if_version: int | None = None, ttl: timedelta | None = None
-    ) -> Coroutine[Any, Any, None]: ...
-
-    def save(
-        self, state: S, *, if_version: int | None = None, ttl: timedelta | None = None
+    def _start_save(
+        self, state: Any, if_version: int | None, key: str | None, ttl: timedelta | None
     ) -> Coroutine[Any, Any, None]:
-        return self._writer.save(state, if_version, ttl)
+        return self._writer.save(state, if_version, key, ttl)
+
+    async def _add(self, agent_id: str, session_id: str, **what: Any) -> int:
+        return await self._writer.append(agent_id, session_id, **what)
+
+    async def _tail(self, agent_id: str, session_id: str, wanted: int | None) -> tuple[bytes, int] | None:
+        return await read_tail(self._client.execute, self._keys.session(agent_id, session_id), wanted)
+
+    def _operation(self) -> AbstractContextManager[Any]:
+        return self._client.operation()
 
     async def load(self, agent_id: str, session_id: str) -> S:
         started = perf_counter()
@@ -227,32 +229,6 @@ class RedisStateStore(SessionStore[S]):
                     self._types.adopt(found[session_id], origin)
             measured.count = len(found)
         return {session_id: found[session_id] for session_id in wanted if session_id in found}
-
-    async def update(
-        self: KeepsVersions,
-        agent_id: str,
-        session_id: str,
-        fn: Callable[[S], Any | Awaitable[Any]],
-        *,
-        attempts: int = 100,
-        ttl: timedelta | None = None,
-    ) -> S:
-        self = cast("RedisStateStore[Any]", self)  # noqa: PLW0642  # to type checkers it is any store with versions
-        self._types.require("version", "update()")
-        with self._client.operation():
-            return await update(self, self._lines, agent_id, session_id, fn, attempts=attempts, ttl=ttl)
-
-    async def append(
-        self: KeepsMessages[M],
-        agent_id: str,
-        session_id: str,
-        messages: M | Iterable[M],
-        *,
-        ttl: timedelta | None = None,
-    ) -> int:
-        self = cast("RedisStateStore[Any]", self)  # noqa: PLW0642  # to type checkers it is any store with messages
-        self._types.require("messages", "append()")
-        return await self._writer.append(agent_id, session_id, messages_of(messages), ttl)
 
     async def delete(self, agent_id: str, session_id: str) -> bool:
         with self._metrics.delete.measure() as measured:

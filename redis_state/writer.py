@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from redis_state.checks import check
 from redis_state.clock import Clock, milliseconds
+from redis_state.codec import draft_addition, key_id
 from redis_state.codec import revision as revisions
 from redis_state.codec.write_ids import write_ids
-from redis_state.commands.request import Replay, Request
-from redis_state.commands.scripts import REPAIR
-from redis_state.commands.shapes import is_integer
-from redis_state.commands.writes import Append, Save
-from redis_state.errors import ServerRefusedError
+from redis_state.commands.request import Replay, Request, command
+from redis_state.commands.scripts import FOLD, REPAIR
+from redis_state.commands.shapes import is_integer, is_value
+from redis_state.commands.writes import Append, RepeatedWriteError, Save
+from redis_state.errors import ServerRefusedError, StateStoreError
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
     from redis_state.index.cleanup import Cleanup
     from redis_state.telemetry import Operation
     from redis_state.transport.client import Client
+
+
+_ENDING: Final = 128  # bytes of a value by which it is known again: the ids of its latest writes are among them
 
 
 class Writer:
@@ -60,19 +65,22 @@ class Writer:
         self._clock = Clock()
         self._write_ids = write_ids()
 
-    def save(self, state: Any, if_version: int | None, ttl: timedelta | None) -> Coroutine[Any, Any, None]:
+    def save(
+        self, state: Any, if_version: int | None, key: str | None, ttl: timedelta | None
+    ) -> Coroutine[Any, Any, None]:
         """Take the bytes of a state as it is now; what is returned sends them."""
         started = perf_counter()
         try:
-            write, stamp = self._draft(state, if_version, ttl)
+            write, stamp = self._draft(state, if_version, key, ttl)
         except Exception as error:  # noqa: BLE001  # whatever it is, it belongs to who awaits the save
             return self._refuse(error, started)
         return self._send(write, stamp, started)
 
-    def _draft(self, state: Any, if_version: int | None, ttl: timedelta | None) -> tuple[Save, Stamp]:
+    def _draft(self, state: Any, if_version: int | None, key: str | None, ttl: timedelta | None) -> tuple[Save, Stamp]:
         if if_version is not None:
             check("if_version", if_version)
         now = self._clock.now()
+        write_id = next(self._write_ids) if key is None else key_id(key)
         left = self._ttl if ttl is None else milliseconds(ttl)
         stamp = self._types.stamp(state, if_version, now)
         session = self._keys.session(state.agent_id, state.session_id)
@@ -83,14 +91,14 @@ class Writer:
             session=session.key,
             of=session,
             document=stamp.encode(self._codec.encode),
-            revision=revisions.make(stamp.version, next(self._write_ids), stamp.origin.ids),
+            revision=revisions.make(stamp.version, write_id, stamp.origin.ids),
             parent=stamp.origin,
             expected=if_version,
             score=now,
             ttl=left,
             seen=session.seen,
         )
-        if if_version is None:
+        if if_version is None and key is None:
             write.become_block(fresh=stamp.version_before == 0)
         else:
             write.become_script()
@@ -112,6 +120,10 @@ class Writer:
                 elif refusal.stored:
                     stamp.keep(write.revision)
                 raise
+            except RepeatedWriteError as repeated:
+                stamp.keep_earlier(repeated.revision, repeated.time)
+                self._metrics.done(started)
+                return
         except BaseException as error:
             self._client.withdraw(write)
             stamp.drop()
@@ -129,26 +141,60 @@ class Writer:
         request.call(REPAIR, (partition.index, session.key), (session.session_id,), is_integer)
         await self._client.execute(request)
 
-    async def append(self, agent_id: str, session_id: str, messages: list[Any], ttl: timedelta | None) -> int:
-        """Append messages to a stored state. Returns its version then."""
+    async def append(
+        self,
+        agent_id: str,
+        session_id: str,
+        *,
+        messages: list[Any] | None,
+        changes: Any,
+        if_version: Any,
+        create: Any,
+        key: str | None,
+        ttl: timedelta | None,
+    ) -> int:
+        """Append messages to a stored state, and merge changes into it. Returns its version then."""
         session = self._keys.session(agent_id, session_id)
         now = self._clock.now()
+        addition = draft_addition(
+            self._types,
+            self._codec,
+            (agent_id, session_id),
+            now,
+            messages=messages,
+            changes=changes,
+            if_version=if_version,
+            create=create,
+        )
         write = Append(
             b"",
             session.partition.slot,
             replay=Replay.GUARDED,
             session=session.key,
             of=session,
-            line=self._codec.encode_line(messages),
-            write_id=next(self._write_ids),
+            addition=addition,
+            write_id=next(self._write_ids) if key is None else key_id(key),
             max_state_bytes=self._codec.max_state_bytes,
             score=now,
             ttl=self._ttl if ttl is None else milliseconds(ttl),
         )
         write.become_script()
-        session.seen = revision = write.outcome(await self._client.execute(write))
+        appended = write.outcome(await self._client.execute(write))
+        session.seen = appended.revision
         self._cleanup.written(session.partition)
-        return revision.version
+        if appended.folds:
+            await self._fold(session)
+        return appended.revision.version
+
+    async def _fold(self, session: Session) -> None:
+        """Fold what stands behind the head. What goes wrong is no failure of the write, and a later one tries again."""
+        with suppress(StateStoreError, ValueError):
+            slot, key = session.partition.slot, session.key
+            value = await self._client.execute(command(slot, "GET", key, session=key, fits=is_value))
+            if value is not None and (folded := self._codec.fold(value)) is not None:
+                request = Request(b"", slot, session=key)
+                request.call(FOLD, (key,), (len(value), value[-_ENDING:], folded), is_integer)
+                await self._client.execute(request)
 
     async def aclose(self) -> None:
         """Wait for what runs beside the writes, which ends with the client."""

@@ -7,17 +7,20 @@ from typing import Any, Final, Generic, Literal
 import msgspec
 
 from redis_state.clock import microseconds, moment
+from redis_state.codec.changes import Changed
+from redis_state.codec.folding import fold
 from redis_state.codec.foreign import fields_of, revision_of
 from redis_state.codec.lines import LineCodec
+from redis_state.codec.maps import MAP_16, with_one_more_field
 from redis_state.codec.nesting import TooDeepError, compile_nesting_check, fits, in_fresh_stack
 from redis_state.codec.refusal import UNDECODABLE, UNENCODABLE, difference, too_deep, undecodable, unencodable
 from redis_state.codec.revision import (
+    SIZE,
     DamagedRevisionError,
     Ending,
     Origin,
     Revision,
     ending,
-    head_field,
     latest,
     starts_with,
     unread,
@@ -31,8 +34,6 @@ Format = Literal["json", "msgpack"]
 
 MAX_STATE_BYTES: Final = 64 * 1024 * 1024
 _BRACE: Final = ord("{")  # what a document in JSON begins with
-_FULL_FIXMAP: Final = 0x8F
-_MAP_16: Final = 0xDE
 _BEFORE_TEXT: Final = 8  # bytes of the field's name and what opens its text, in either format
 
 
@@ -58,8 +59,8 @@ class Codec(Generic[S]):
         self._msgpack = msgspec.msgpack.Encoder()
         self._from_json: Any = msgspec.json.Decoder(cls)
         self._from_msgpack: Any = msgspec.msgpack.Decoder(cls)
-        self._strict = getattr(getattr(cls, "__struct_config__", None), "forbid_unknown_fields", False)
-        self._lines = LineCodec(state_type.message_list) if state_type.has_messages else None
+        self._strict = state_type.is_strict
+        self._lines = LineCodec(state_type)
         self._reads_version = state_type.has_version and not self._strict
 
     # Writing
@@ -83,7 +84,7 @@ class Codec(Generic[S]):
             document = self._encode_and_compare(state)
         if len(document) > self.max_state_bytes:
             raise StateTooLargeError(len(document), self.max_state_bytes)
-        return document if self.format == "json" else _with_one_more_field(document)
+        return document if self.format == "json" else with_one_more_field(document)
 
     def _encode_and_compare(self, state: S) -> bytes:
         try:
@@ -115,11 +116,12 @@ class Codec(Generic[S]):
     @staticmethod
     def ending(document: bytes, revision: Revision) -> tuple[int, bytes]:
         """What adds a revision to what `encode` returned: how many bytes of that stay, and the bytes after them."""
-        if document[0] != _BRACE:
-            text = revision.text
-            return len(document), b"\xa4_rev\xda%b%b" % (len(text).to_bytes(2, "big"), text)
-        end = head_field(revision.version, revision.ids)
-        return len(document) - 1, end if len(document) > len(b"{}") else end[1:]
+        text = b"%d-%b" % (revision.version, revision.ids)
+        length = len(document)
+        if document[0] == _BRACE:
+            end = b',"_rev":"%b:%03d"}' % (text, len(text) + SIZE)
+            return length - 1, end if length > len(b"{}") else end[1:]
+        return length, b"\xa4_rev\xda%b%b:%03d" % ((len(text) + SIZE).to_bytes(2, "big"), text, len(text) + SIZE)
 
     @staticmethod
     def sealed(document: bytes, revision: Revision) -> bytes:
@@ -134,14 +136,17 @@ class Codec(Generic[S]):
             return document + b"\xa4_rev\xda"
         return b'{"_rev":"' if document == b"{}" else document[:-1] + b',"_rev":"'
 
-    def encode_line(self, messages: list[Any]) -> bytes:
-        """A line for `append` up to where the script adds the revision.
+    def encode_line(self, messages: list[Any], changed: Changed | None = None, *, has_messages: bool = True) -> bytes:
+        """A line for `append` or `merge` up to where the script adds the revision.
 
         Raises:
             StateEncodeError: What would be loaded is not equal to the messages.
         """
-        assert self._lines is not None
-        return self._lines.encode(messages)
+        return self._lines.encode(messages if has_messages else None, changed)
+
+    def encode_changes(self, changes: Any) -> Changed:
+        """See `ChangeCodec.encode`."""
+        return self._lines.changes.encode(changes)
 
     # Reading
 
@@ -186,6 +191,28 @@ class Codec(Generic[S]):
         # Outside of the handler, whose error would be its context and may quote the payload.
         raise StateDecodeError(agent_id, session_id, reason)
 
+    def fold(self, value: bytes) -> bytes | None:
+        """See `redis_state.codec.folding.fold`."""
+        return fold(value, self._lines.changes)
+
+    @staticmethod
+    def head_of(value: bytes) -> int:
+        """How many bytes of a value are its head."""
+        end = ending(value, len(value))
+        return len(value) - (end.distance if end else 0)
+
+    def decode_tail(self, parts: bytes, agent_id: str, session_id: str) -> list[Any]:
+        """The messages of the last lines and blocks of a value.
+
+        Raises:
+            StateDecodeError: They are damaged, or hold no messages of the type.
+        """
+        try:
+            return self._lines.decode_last(parts)
+        except (*UNDECODABLE, RecursionError) as error:
+            reason = undecodable(error)
+        raise StateDecodeError(agent_id, session_id, reason)
+
     def time_of(self, value: bytes) -> int:
         """When a stored state was last saved, by its own word, in microseconds since 1970; 0 where it has none."""
         try:
@@ -206,13 +233,18 @@ class Codec(Generic[S]):
 
     def _decode_parts(self, value: bytes, end: Ending) -> tuple[Any, Revision]:
         stop = len(value) - end.distance
-        if stop < 1 or self._lines is None:
+        if stop < 1:
             raise DamagedRevisionError
         state, older = self._decode_head(value[:stop], ending(value, stop))
-        messages, ids = self._lines.decode(value[stop:], older.version)
-        state.messages.extend(messages)
-        revision = Revision(end.revision.version, latest(ids + older.ids))
-        return state, self._stamped(state, revision, end.time)
+        behind = self._lines.decode(value[stop:], older.version)
+        if behind.messages:
+            if not self._types.has_messages:
+                raise DamagedRevisionError
+            state.messages.extend(behind.messages)
+        for changed in behind.changed:
+            self._lines.changes.apply(state, changed)
+        ids = behind.ids if behind.is_complete else behind.ids + older.ids
+        return state, self._stamped(state, Revision(end.revision.version, latest(ids)), end.time)
 
     def _decode_head(self, document: bytes, end: Ending | None) -> tuple[Any, Revision]:
         if end is None:
@@ -245,15 +277,6 @@ class Codec(Generic[S]):
         return revision
 
 
-def _with_one_more_field(document: bytes) -> bytes:
-    """The MessagePack map with the count of its fields one higher."""
-    if document[0] == _MAP_16:  # no type has 65,535 fields
-        return b"\xde%b%b" % ((int.from_bytes(document[1:3], "big") + 1).to_bytes(2, "big"), document[3:])
-    if document[0] == _FULL_FIXMAP:
-        return b"\xde\x00\x10%b" % document[1:]
-    return b"%c%b" % (document[0] + 1, document[1:])  # fixmap: the count stands in the low four bits
-
-
 def _without_revision(document: bytes, start: int, *, is_json: bool) -> bytes:
     """A document without its last field, for types that forbid unknown ones.
 
@@ -265,6 +288,6 @@ def _without_revision(document: bytes, start: int, *, is_json: bool) -> bytes:
     body = document[: start - _BEFORE_TEXT]
     if is_json:
         return body.removesuffix(b",") + b"}"
-    if body[0] == _MAP_16:
+    if body[0] == MAP_16:
         return b"\xde%b%b" % ((int.from_bytes(body[1:3], "big") - 1).to_bytes(2, "big"), body[3:])
     return b"%c%b" % (body[0] - 1, body[1:])

@@ -1,51 +1,78 @@
-"""What `append` adds behind a head: lines of JSON, each with messages and the revision that it makes."""
+"""What `append` and `merge` add behind a head: lines of JSON with messages, changes, and a revision."""
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from redis_state.codec.changes import ChangeCodec, Changed
 from redis_state.codec.nesting import LEVELS, fits, in_fresh_stack
 from redis_state.codec.refusal import UNENCODABLE, difference, too_deep, unencodable
-from redis_state.codec.revision import HISTORY, DamagedRevisionError, line_ending, line_text
+from redis_state.codec.revision import HISTORY, DamagedRevisionError, Ending, line_ending, line_text
 from redis_state.codec.roundtrip import compile_check
 from redis_state.errors import StateEncodeError
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from redis_state.codec.state_type import StateType
+
 _PATH: Final = "$.messages"
-_BLOCK: Final = b"*"
+BLOCK: Final = b"*"
+_encode: Final = msgspec.json.Encoder().encode
+
+
+class Behind(msgspec.Struct):
+    """What stands behind a head.
+
+    Attributes:
+        messages: The messages of all lines and blocks.
+        changed: The changes, oldest first.
+        ids: The ids of the latest writes in them, newest first.
+        is_complete: Whether those are all that are remembered: a block names also what was before it.
+    """
+
+    messages: list[Any]
+    changed: list[Changed]
+    ids: bytes
+    is_complete: bool
 
 
 class LineCodec:
-    """The lines of a state type that has messages.
+    """The lines of a state type.
 
     Args:
-        message_list: The type of its messages.
+        state_type: The type.
     """
 
-    def __init__(self, message_list: Any) -> None:
-        fields = [("messages", message_list), ("rev", str, msgspec.field(name="_rev"))]
-        line = msgspec.defstruct("Line", fields, forbid_unknown_fields=True)
+    def __init__(self, state_type: StateType[Any]) -> None:
+        message_list = state_type.message_list if state_type.has_messages else list[msgspec.Raw]
+        fields: list[Any] = [("rev", str, msgspec.field(name="_rev")), ("messages", message_list, [])]
+        line = msgspec.defstruct("Line", fields, bases=(Changed,), forbid_unknown_fields=True, kw_only=True)
         self._is_known = compile_check(message_list, levels=LEVELS - 1)
-        self._encoder = msgspec.json.Encoder()
         self._messages: msgspec.json.Decoder[Any] = msgspec.json.Decoder(message_list)
         self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(line)
+        self.changes = ChangeCodec(state_type)
 
-    def encode(self, messages: list[Any]) -> bytes:
+    def encode(self, messages: list[Any] | None, changed: Changed | None = None) -> bytes:
         """A line up to its revision, the line feed before it included.
 
         Raises:
             StateEncodeError: What would be loaded is not equal to the messages.
         """
-        text = None
+        fields = _encode(changed)[1:-1] + b"," if changed else b""
+        if messages is not None:
+            fields += b'"messages":%b,' % self._encode_messages(messages)
+        return b'\n{%b"_rev":"' % fields
+
+    def _encode_messages(self, messages: list[Any]) -> bytes:
         try:
             if self._is_known(messages):
-                text = self._encoder.encode(messages)
+                return _encode(messages)
         except (*UNENCODABLE, RecursionError):
-            text = None
-        if text is None:
-            text = self._encode_and_compare(messages)
-        return b'\n{"messages":%b,"_rev":"' % text
+            pass
+        return self._encode_and_compare(messages)
 
     def _encode_and_compare(self, messages: list[Any]) -> bytes:
         try:
@@ -60,34 +87,60 @@ class LineCodec:
         if not fits(messages, LEVELS - 1):
             return too_deep(messages, _PATH, LEVELS - 1)
         try:
-            text = self._encoder.encode(messages)
+            text = _encode(messages)
             loaded = self._messages.decode(text)
         except UNENCODABLE as error:
-            return unencodable(self._encoder, messages, error, _PATH)
+            return unencodable(msgspec.json.Encoder(), messages, error, _PATH)
         return difference(messages, loaded, _PATH) or text
 
-    def decode(self, text: bytes, version: int) -> tuple[list[Any], bytes]:
-        """The messages of the lines and blocks behind a head, and the ids of the latest writes in them.
-
-        Args:
-            text: All of them.
-            version: The head's.
+    def decode_last(self, text: bytes) -> list[Any]:
+        """The messages of the last lines and blocks.
 
         Raises:
             DamagedRevisionError: One is missing, or there is something else.
         """
-        messages: list[Any] = []
+        first: Any = self._decoder.decode(text[1 : text.find(b"\n", 1) if b"\n" in text[1:] else len(text)])
+        end = line_ending(first.rev.encode())
+        return self.decode(text, end.revision.version - 1).messages
+
+    def decode(self, text: bytes, version: int) -> Behind:
+        """What stands in the lines and blocks behind a head.
+
+        Args:
+            text: All of them.
+            version: The version of what is before them.
+
+        Raises:
+            DamagedRevisionError: One is missing, or there is something else.
+        """
         lines: list[Any] = self._decoder.decode_lines(text)
+        messages: list[Any] = []
         for line in lines:
             version += 1
             if not line.rev.startswith(f"{version}-"):
                 end = line_ending(line.rev.encode())
-                if end.kind != _BLOCK or end.revision.version < version:
+                if end.kind != BLOCK or end.revision.version < version:
                     raise DamagedRevisionError
                 version = end.revision.version
             messages += line.messages
-        latest = [line_ending(line.rev.encode()).revision.ids for line in reversed(lines[-HISTORY:])]
-        return messages, b"".join(latest)
+        ids, is_complete = latest_of(line_ending(line.rev.encode()) for line in reversed(lines))
+        return Behind(messages, [line for line in lines if line], ids, is_complete)
+
+
+def latest_of(endings: Iterator[Ending]) -> tuple[bytes, bool]:
+    """The ids of the latest writes of lines and blocks, the newest first, and whether they are all.
+
+    Args:
+        endings: Of the parts, the last one first.
+    """
+    ids: list[bytes] = []
+    for end in endings:
+        ids.append(end.revision.ids)
+        if end.kind == BLOCK:
+            return b"".join(ids), True
+        if len(ids) == HISTORY:
+            break
+    return b"".join(ids), len(ids) >= HISTORY
 
 
 def finish_line(line: bytes, version: int, write: bytes, before: int) -> bytes:

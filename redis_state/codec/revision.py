@@ -102,6 +102,23 @@ def make(version: int, write_id: bytes, older: bytes = b"", *, guarded: bool = F
     return Revision(version, write_id + (b"," if guarded else b".") + latest(older, HISTORY - 1))
 
 
+def entry_of(write_id: bytes, version: int, time: int) -> bytes:
+    """The entry of a write, without its sign: that of a caller's key says which version it made, and when."""
+    return b"%b=%d@%d" % (write_id, version, time) if len(write_id) > ID else write_id
+
+
+def made_by_key(revision: Revision, entry: bytes) -> tuple[Revision, int] | None:
+    """What an earlier write with the key of an entry has made, and when, in microseconds; None if there is none."""
+    write_id = entry.partition(b"=")[0]
+    if len(write_id) == ID or write_id not in revision.ids:
+        return None
+    for found, version, time, _ in _WRITES.findall(revision.ids):
+        if found == write_id:
+            made = int(version[1:])
+            return make(made, entry_of(write_id, made, int(time)), guarded=True), int(time)
+    return None
+
+
 def latest(ids: bytes, count: int = HISTORY) -> bytes:
     """The first of some ids."""
     if b"=" not in ids:
@@ -215,25 +232,37 @@ def _ending(value: bytes, start: int, stop: int) -> Ending:
     return Ending(revision, start, time, int(schema or 1), kind or b"", int(length or 0), int(distance or 0))
 
 
-def head_field(version: int, ids: bytes) -> bytes:
-    """The field of a head in JSON, with the comma before it and the brace that closes the document."""
-    text = b"%d-%b" % (version, ids)
-    return b',"_rev":"%b:%03d"}' % (text, len(text) + SIZE)
+def head_text(version: int, entries: bytes, schema: int = 1) -> bytes:
+    """The text of a head's revision, with entries that may say when."""
+    text = _begin(version, entries, schema)
+    return b"%b:%03d" % (text, len(text) + SIZE)
 
 
-def line_text(version: int, write: bytes, used: int, before: int) -> bytes:
-    """The text of a line's revision.
+def with_time(ids: bytes, time: int | None) -> bytes:
+    """Ids of which the newest says when, as it must where a part's data does not."""
+    newest = ids[: ID if ids[ID : ID + 1] in _SIGNS else 0]
+    return ids if not newest or time is None else b"%b@%d%b" % (newest, time, ids[ID:])
+
+
+def _begin(version: int, entries: bytes, schema: int) -> bytes:
+    return b"%d-%b" % (version, entries) if schema == 1 else b"%d-%b#%d" % (version, entries, schema)
+
+
+def line_text(version: int, entries: bytes, used: int, before: int, *, kind: bytes = b"+", schema: int = 1) -> bytes:
+    """The text of the revision of a line or block.
 
     Args:
         version: What the write makes.
-        write: Its entry.
+        entries: Its entry; of a block the latest ones.
         used: The bytes of the line without this text, the line feed included.
         before: From the head's end to where the line begins.
+        kind: ``b"*"`` of a block.
+        schema: The schema of its data.
     """
-    text = b"%d-%b" % (version, write)
+    text = _begin(version, entries, schema)
     length = distance = 0
     while True:  # the numbers count their own digits
-        place = b"+%d/%d" % (length, distance)
+        place = b"%b%d/%d" % (kind, length, distance)
         size = len(text) + len(place) + SIZE
         if length == used + size:
             return b"%b%b:%03d" % (text, place, size)

@@ -11,6 +11,7 @@ from typing import Any, Final, Generic
 import msgspec
 
 from redis_state.clock import moment
+from redis_state.codec.fields import mapped
 from redis_state.codec.refusal import lost_attribute
 from redis_state.codec.revision import MAX_VERSION, UNKNOWN, Origin, Revision, parsed
 from redis_state.errors import StateEncodeError
@@ -24,6 +25,11 @@ _UNDER_WAY: Final = "_redis_state_under_way"
 
 class StateType(Generic[S]):
     """What a store knows of its state type: its fields, and how to stamp an object.
+
+    Attributes:
+        cls: The class.
+        names: The names of its fields, and under which each is stored.
+        declared: The types of its fields.
 
     Args:
         state_type: A msgspec Struct or a dataclass with `agent_id` and `session_id`. `version`, `updated_at` and
@@ -64,10 +70,13 @@ class StateType(Generic[S]):
         for field, kind in (("version", int), ("updated_at", datetime)):
             if field in names and kind not in (hints[field], *typing.get_args(hints[field])):
                 raise TypeError(f"{name}.{field} must be annotated as {kind.__name__}: a save stamps it")
+        self.names = names
+        self.declared = declared
         self.message_list: Any = declared.get("messages")
-        self.constrains_messages = typing.get_origin(self.message_list) is typing.Annotated
-        if self.constrains_messages:
+        constrains_messages = typing.get_origin(self.message_list) is typing.Annotated
+        if constrains_messages:
             self.message_list = typing.get_args(self.message_list)[0]
+        self.hangs_together = constrains_messages or hasattr(state_type, "__post_init__")
         if "messages" in names and typing.get_origin(self.message_list) is not list:
             raise TypeError(f"{name}.messages must be annotated as a list")
         if getattr(self.message_list, "__parameters__", ()):
@@ -75,6 +84,7 @@ class StateType(Generic[S]):
         self.has_room = bool(state_type.__dictoffset__)
         # How many attributes are fields: those of a Struct stand elsewhere, as those of a dataclass with slots do.
         self._attributes = len(names) if self.has_room and not issubclass(state_type, msgspec.Struct) else 0
+        self.is_strict = bool(getattr(getattr(state_type, "__struct_config__", None), "forbid_unknown_fields", False))
         self.has_version = "version" in names
         self.has_updated_at = "updated_at" in names
         self.has_messages = "messages" in names
@@ -85,6 +95,14 @@ class StateType(Generic[S]):
         """Refuse an operation that needs a field which the type lacks with a TypeError."""
         if not getattr(self, f"has_{field}"):
             raise TypeError(f"{operation} needs a state type with a field {field!r}; {self.cls.__name__} has none")
+
+    def require_parts(self, operation: str) -> None:
+        """Refuse an operation that changes a part of a state, whose validity cannot be told from that part."""
+        if self.hangs_together:
+            raise TypeError(
+                f"{operation} changes a part of a state, but {self.cls.__name__} checks its fields together "
+                "(__post_init__, or a limit on the list of messages): load it, change it, and save it"
+            )
 
     def stamp(self, state: Any, if_version: int | None, now: int) -> Stamp:
         """The version and the time that the save which now begins will store an object with.
@@ -104,7 +122,7 @@ class StateType(Generic[S]):
         notes: dict[str, Any] = state.__dict__ if self.has_room else {}
         origin = parsed(notes.get(_ORIGIN, UNKNOWN))
         if len(notes) != self._attributes + (_ORIGIN in notes) + (_UNDER_WAY in notes):
-            self._check_attributes(state)
+            self.check_attributes(state)
         version: int = state.version if self.has_version else origin.version
         based_on = version if if_version is None else if_version
         if type(version) is not int or type(based_on) is not int:
@@ -122,10 +140,30 @@ class StateType(Generic[S]):
             return Stamp(self, state, based_on + 1, version, origin)
         return Stamp(self, state, based_on + 1, version, origin, moment(now), state.updated_at)
 
-    def _check_attributes(self, state: Any) -> None:
+    def check_attributes(self, state: Any) -> None:
+        """Refuse an object with an attribute that is no field."""
         lost = lost_attribute(state)
         if lost is not None:
             raise StateEncodeError(f"$.{lost}", f"it is no field of {self.cls.__name__}")
+
+    def is_mapping(self, name: str) -> bool:
+        """Whether entries of a field are merged one by one."""
+        return mapped(self.declared[name]) is not None
+
+    def last_write(self, state: Any) -> tuple[int, bytes]:
+        """The version of a state that was loaded or saved, and the id of the write that made it.
+
+        Raises:
+            TypeError: Its type has no room to note that.
+            ValueError: It was never loaded or saved, or its version was changed by hand.
+        """
+        if not self.has_room:
+            name = self.cls.__name__
+            raise TypeError(f"if_version= takes a state only where it has room for a note: {name} needs dict=True")
+        origin = parsed(state.__dict__.get(_ORIGIN, UNKNOWN))
+        if not origin.ids or (self.has_version and state.version != origin.version):
+            raise ValueError("if_version= takes a state that was loaded or saved, and whose version is as it was")
+        return origin.version, origin.newest
 
     def adopt(self, state: Any, origin: Origin) -> None:
         """Note on a loaded object which write it stems from."""
@@ -193,6 +231,16 @@ class Stamp(msgspec.Struct):
         notes[_ORIGIN] = revision
         if types.has_updated_at:
             state.updated_at = self.time
+
+    def keep_earlier(self, revision: Revision, time: int) -> None:
+        """The save was a repetition: leave on the object what the first one made."""
+        self.drop()
+        types, state = self.types, self.state
+        if types.has_version:
+            state.version = revision.version
+        if types.has_updated_at:
+            state.updated_at = moment(time)
+        types.adopt(state, revision)
 
     def drop(self) -> None:
         """The save has failed: the next one makes its version."""

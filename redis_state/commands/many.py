@@ -6,12 +6,13 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
 from redis_state.commands.request import Request, command
+from redis_state.commands.scripts import TAIL
 from redis_state.commands.shapes import is_value, values_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from redis_state.commands.keys import Partition
+    from redis_state.commands.keys import Partition, Session
 
 _AT_A_TIME: Final = 10  # commands in flight
 _MGET: Final = 100  # states that one command loads, so that it holds the server for no more than a millisecond
@@ -42,3 +43,24 @@ async def read_values(
         for reply in await asyncio.gather(*map(submit, reads)):
             values += reply
     return values
+
+
+async def read_tail(
+    submit: Callable[[Request], Awaitable[Any]], session: Session, wanted: int | None
+) -> tuple[bytes, int] | None:
+    """Read the last parts of a value, about so many bytes, and how many are before them; None is the whole value."""
+    slot, key = session.partition.slot, session.key
+    if wanted is None:
+        value = await submit(command(slot, "GET", key, session=key, fits=is_value))
+        return None if value is None else (value, 0)
+    reply = await submit(Request(b"", slot, session=key).call(TAIL, (key,), (wanted,), _is_tail))
+    return (reply[0], reply[1]) if reply else None
+
+
+def _is_tail(reply: Any) -> bool:
+    """What tail.lua returns."""
+    match reply:
+        case [] | [bytes(), int()]:
+            return True
+        case _:
+            return False

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, ClassVar, Final
 
-from redis_state.codec import MAX_STATE_BYTES, UNKNOWN, Codec, Origin, Revision
+import msgspec
+
+from redis_state.codec import MAX_STATE_BYTES, UNKNOWN, Addition, Codec, Origin, Revision
 from redis_state.codec import revision as revisions
+from redis_state.codec.folding import is_due
 from redis_state.commands.keys import Partition, Session, bulk
 from redis_state.commands.replies import ReplyError, refusal
 from redis_state.commands.request import EXEC, MULTI, Argument, Request, pack
@@ -21,6 +24,7 @@ from redis_state.errors import (
     VersionConflictError,
 )
 
+_DIGITS: Final = 16  # of a time
 _NOT_LISTED: Final = "the state was stored, but its place in the list or its expiry was not"
 # MULTI, SET key document [options], ZADD index score member, EXEC. To format them at once takes half the time of
 # packing them one by one.
@@ -56,6 +60,32 @@ class _Write(Request, kw_only=True):
         seen = revisions.parsed(self.seen).newest
         keys = (session.key, session.partition.index)
         self.call(script, keys, (*args, self.score, session.session_id, ttl, seen, int(self.sent)), fits)
+
+
+class Appended(msgspec.Struct):
+    """What an append or merge has made.
+
+    Attributes:
+        revision: The session's version, and this write.
+        folds: Whether it is the one that folds what stands behind the head.
+    """
+
+    revision: Revision
+    folds: bool
+
+
+class RepeatedWriteError(Exception):
+    """Raised when a write with the same key has happened before: it is what the caller wanted.
+
+    Attributes:
+        revision: What that write made.
+        time: When, in microseconds since 1970.
+    """
+
+    def __init__(self, revision: Revision, time: int) -> None:
+        super().__init__(revision, time)
+        self.revision = revision
+        self.time = time
 
 
 class Save(_Write, kw_only=True):
@@ -106,54 +136,75 @@ class Save(_Write, kw_only=True):
         return self.script is None and type(reply[0]) is ReplyError and reply[1] == 1
 
     def outcome(self, reply: list[Any]) -> Revision:
-        """The revision that is stored now."""
+        """The revision that is stored now.
+
+        Raises:
+            RepeatedWriteError: A write with the same key has happened before.
+        """
         if self.script is None:
             for number, each in enumerate(reply):
                 if type(each) is ReplyError:
                     stored = number > 0 and type(reply[0]) is not ReplyError
                     raise refusal(each, stored=stored, what=_NOT_LISTED if stored else "")
             return self.revision
-        if reply[0] == b"conflict":
-            raise VersionConflictError(self.expected or 0, int(reply[1]))
-        if reply[0] == b"unknown":
-            raise OutcomeUnknownError("the save was sent, its reply was lost, and what is stored now does not tell")
-        if reply[0] == b"foreign":
-            raise _foreign(self.of, "it has no version to compare with")
-        return revisions.parse(reply[1]) if len(reply) > 1 else self.revision
+        match reply[0]:
+            case b"saved":
+                return revisions.parse(reply[1]) if len(reply) > 1 else self.revision
+            case b"repeated":
+                version, time = int(reply[1]), int(reply[2])
+                made = revisions.make(version, revisions.entry_of(self.revision.newest, version, time), guarded=True)
+                raise RepeatedWriteError(made, time)
+            case b"conflict":
+                raise VersionConflictError(self.expected or 0, int(reply[1]))
+            case b"unknown":
+                raise OutcomeUnknownError("the save was sent, its reply was lost, and what is stored does not tell")
+            case _:
+                raise _foreign(self.of, "it has no version to compare with")
 
 
 class Append(_Write, kw_only=True):
-    """One append: a script. Without a ttl the state's expiry stays as it is.
+    """One append or merge: a script. Without a ttl the state's expiry stays as it is.
 
     Attributes:
-        line: The line up to its revision.
-        write_id: The id of this write.
+        addition: What is added, and on which condition.
+        write_id: The id of this write; one of 16 letters comes from a caller's key.
         max_state_bytes: How large the value may become.
     """
 
-    line: bytes
+    addition: Addition
     write_id: bytes
     max_state_bytes: int = MAX_STATE_BYTES
 
     def become_script(self) -> None:
         """Append once, however often this is sent."""
-        self.call_write(APPEND, _is_appended, self.line, self.write_id, self.max_state_bytes)
+        addition = self.addition
+        condition = addition.condition
+        expected = "" if condition.version is None else condition.version
+        created = addition.created and Codec.unfinished(addition.created)
+        limit = self.max_state_bytes
+        self.call_write(APPEND, _is_appended, addition.line, self.write_id, limit, expected, condition.write, created)
 
-    def outcome(self, reply: list[Any]) -> Revision:
+    def outcome(self, reply: list[Any]) -> Appended:
         """The session's version now, and this write."""
-        if reply[0] == b"missing":
-            raise StateNotFoundError(self.of.partition.agent_id, self.of.session_id)
-        if reply[0] == b"unknown":
-            raise OutcomeUnknownError("the append was sent, its reply was lost, and what is stored now does not tell")
-        if reply[0] == b"foreign":
-            raise _foreign(self.of, "it has no version to count up")
-        if reply[0] == b"full":
-            raise StateEncodeError("$.version", "it is the last one, 2**53 - 1")
-        if reply[0] == b"large":
-            raise StateTooLargeError(int(reply[1]), self.max_state_bytes)
-        if reply[0] == b"stored":
-            raise refusal(ReplyError(reply[1].decode(errors="replace")), stored=True, what=_NOT_LISTED)
-        return revisions.make(int(reply[1]), self.write_id, guarded=True)
+        match reply[0]:
+            case b"appended":
+                version = int(reply[1])
+                revision = revisions.make(version, revisions.entry_of(self.write_id, version, self.score), guarded=True)
+                return Appended(revision, is_due(*map(int, reply[2:])))
+            case b"missing":
+                raise StateNotFoundError(self.of.partition.agent_id, self.of.session_id)
+            case b"conflict":
+                raise VersionConflictError(self.addition.condition.version or 0, int(reply[1]))
+            case b"unknown":
+                raise OutcomeUnknownError("the write was sent, its reply was lost, and what is stored does not tell")
+            case b"foreign":
+                raise _foreign(self.of, "it has no version to count up")
+            case b"full":
+                raise StateEncodeError("$.version", "it is the last one, 2**53 - 1")
+            case b"large":
+                raise StateTooLargeError(int(reply[1]), self.max_state_bytes)
+            case _:
+                raise refusal(ReplyError(reply[1].decode(errors="replace")), stored=True, what=_NOT_LISTED)
 
 
 class Delete(Request, kw_only=True):
@@ -201,6 +252,8 @@ def _is_saved(reply: Any) -> bool:
             return revisions.is_text(text)
         case [b"conflict" | b"unknown", int(stored)]:
             return stored >= 0
+        case [b"repeated", int(version), bytes(time)]:
+            return version > 0 and time.isdigit() and len(time) <= _DIGITS
         case _:
             return False
 
@@ -210,7 +263,11 @@ def _is_appended(reply: Any) -> bool:
     match reply:
         case [b"missing"] | [b"unknown"] | [b"foreign"] | [b"full"] | [b"stored", bytes()]:
             return True
-        case [b"appended" | b"large", int(number)]:
+        case [b"appended", int(version), int(length), int(behind), int(added)]:
+            return version > 0 and length >= behind >= added >= 0
+        case [b"conflict", int(number)]:
+            return number >= 0
+        case [b"large", int(number)]:
             return number > 0
         case _:
             return False

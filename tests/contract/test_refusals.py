@@ -168,7 +168,7 @@ async def test_a_state_above_the_limit_is_refused_before_it_is_stored() -> None:
         assert len((await store.load("a1", "s1")).messages) == 1
 
 
-@pytest.mark.parametrize("odd", [{1, 2}, object(), "\ud800", float("nan")], ids=repr)
+@pytest.mark.parametrize("odd", [{1, 2}, object(), "\ud800", float("nan")], ids=["set", "object", "surrogate", "nan"])
 def test_to_find_the_place_looks_at_every_value_once(odd: object) -> None:
     """Not at all before it again on every level: the steps grow with the size, not with its square."""
     codec = Codec(StateType(AgentState), "json")

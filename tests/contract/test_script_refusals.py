@@ -12,6 +12,7 @@ import pytest
 
 from redis_state import AgentState, Message, RedisStateStore, ServerRefusedError, StateTooLargeError
 from redis_state.codec import Codec, StateType
+from redis_state.codec.addition import Addition, Condition
 from redis_state.commands.keys import Keys
 from redis_state.commands.request import Replay
 from redis_state.commands.writes import Append
@@ -124,13 +125,14 @@ def test_an_append_above_the_limit_is_refused_by_the_script(redis_server: RedisS
         for limit in (length - 1, length):
             command("SET", key, value)
             write = Append(
-                b"", 0, replay=Replay.GUARDED, of=session, line=line, write_id=b"BBBBBB",
+                b"", 0, replay=Replay.GUARDED, of=session,
+                addition=Addition(line, b"", Condition()), write_id=b"BBBBBB",
                 score=1767323046678901, ttl=None, max_state_bytes=limit,
             )  # fmt: skip
             write.become_script()
             reply = call(redis_server, write)
             if limit == length:
-                assert write.outcome(reply).version == 2
+                assert write.outcome(reply).revision.version == 2
                 assert command("STRLEN", key) == length
             else:
                 with pytest.raises(StateTooLargeError) as caught:

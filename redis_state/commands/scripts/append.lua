@@ -1,41 +1,68 @@
--- Add a line of messages to a state, once however often this is sent.
+-- Add a line of messages and changes to a state, once however often this is sent.
 --
 -- KEYS  state, index
--- ARGV  line: up to its revision                    id: this write's
+-- ARGV  line: up to its revision                    id: this write's, of 16 letters where it comes from a caller's key
 --       limit: how many bytes a state may have
+--       expected: the version that must be stored, or '' for any
+--       parent: the id of the write that must be the newest, or '' for any
+--       create: the document, up to its revision, that is stored where there is nothing, or ''
 --       score, member: the place in the index, by microseconds, which are also the line's time
 --       ttl: milliseconds, or '' to leave the expiry as it is
 --       seen: the id of the latest write that the sender knew of before, or ''
 --       replay: '1' if this write may have happened already
--- Returns {'appended', version} | {'missing'} | {'unknown'} | {'foreign'} | {'full'} | {'large', size}
+-- Returns {'appended', version, bytes of the value, of what is behind its head, of the line} | {'missing'} | {'conflict', stored version}
+--       | {'unknown'} | {'foreign'} | {'full'} | {'large', size}
 --       | {'stored', error}: a command was refused after the line was stored
-local line, id, limit, score, member, ttl = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5], ARGV[6]
-local seen, replay = ARGV[7], ARGV[8] == '1'
+local line, id, limit, expected, parent, create = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5], ARGV[6]
+local score, member, ttl, seen, replay = ARGV[7], ARGV[8], ARGV[9], ARGV[10], ARGV[11] == '1'
+local keyed = #id == 16
 
 local stored = revision(KEYS[1])
 if not stored then
   return {'foreign'}
 elseif stored.missing then
-  return {replay and 'unknown' or 'missing'}
+  if replay then
+    return {'unknown'}
+  elseif expected ~= '' and expected ~= '0' then
+    return {'conflict', 0}
+  elseif create == '' then
+    return {'missing'}
+  end
+  local document = finish_head(create, '1-' .. (keyed and id .. '=1@' .. score or id) .. ',')
+  redis.call('ZADD', KEYS[2], 'XX', 0, '')  -- changes nothing, and is refused if the index will be
+  if ttl == '' then
+    redis.call('SET', KEYS[1], document)
+  else
+    redis.call('SET', KEYS[1], document, 'PX', ttl)
+  end
+  redis.call('ZADD', KEYS[2], score, member)
+  return {'appended', 1, #document, 0, 0}
 end
-if replay then
+if replay or keyed then
   local list = history(KEYS[1], stored)
   if not list then
-    return {'unknown'}
+    return {replay and 'unknown' or 'foreign'}
   elseif contains(list, id) then
     confirm(KEYS[1])
-    return {'appended', made(list, id, stored.version)}
+    return {'appended', made(list, id, stored.version), stored.stop, 0, 0}
   end
   -- Its absence proves something only if the ids reach back to before it was first sent.
-  if not known_since(list, seen) then
+  if replay and not known_since(list, seen) and (parent == '' or not known_since(list, parent)) then
     return {'unknown'}
+  end
+end
+if expected ~= '' then
+  local newest = writes_of(stored)[1]
+  if stored.version ~= tonumber(expected) or (parent ~= '' and (not newest or newest.id ~= parent)) then
+    return {'conflict', stored.version}
   end
 end
 if stored.version >= MAX_VERSION then
   return {'full'}
 end
 
-local text = string.format('%d-%s@%s,', stored.version + 1, id, score)
+local text = keyed and string.format('%d-%s=%d@%s,', stored.version + 1, id, stored.version + 1, score)
+  or string.format('%d-%s@%s,', stored.version + 1, id, score)
 local used, length, distance = #line + 2, 0, 0  -- and what closes it
 local place, size
 repeat  -- the numbers count their own digits
@@ -59,4 +86,4 @@ if ttl ~= '' then
   end
 end
 redis.call('ZADD', KEYS[2], score, member)
-return {'appended', stored.version + 1}
+return {'appended', stored.version + 1, stored.stop + length, distance, length}

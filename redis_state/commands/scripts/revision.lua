@@ -247,11 +247,12 @@ local function revision(key)
   return part
 end
 
--- The latest writes, without a gap: of the lines, of which each names one, and of the head, which names the older ones.
+-- The latest writes, without a gap: of the lines, of which each names one, and of what is before them: a block or the
+-- head, which names the older ones.
 -- nil if the parts do not meet.
 local function history(key, last)
   local list, part, stop, head = {unpack(writes_of(last))}, last, last.stop, last.stop - (last.distance or 0)
-  while part.kind and #list < HISTORY do
+  while part.kind == '+' and #list < HISTORY do
     stop = stop - part.length
     local before = part_at(key, stop)
     if before == nil and stop == head then
@@ -268,13 +269,17 @@ local function history(key, last)
   return list
 end
 
-local function contains(list, id)
+local function entry(list, id)
   for _, write in ipairs(list) do
     if write.id == id then
-      return true
+      return write
     end
   end
-  return false
+  return nil
+end
+
+local function contains(list, id)
+  return entry(list, id) ~= nil
 end
 
 -- Whether all writes since a certain one are known: each of them checked what it replaced.
@@ -299,6 +304,16 @@ local function made(list, id, version)
     end
   end
   return version
+end
+
+-- A document with its revision, from both up to where that needs to know its own size. Returns the text as well.
+local function finish_head(body, text)
+  local size = #text + 4
+  text = text .. string.format(':%03d', size)
+  if body:byte(1) == 123 then
+    return body .. text .. '"}', text
+  end
+  return body .. string.char(math.floor(size / 256), size % 256) .. text, text
 end
 
 -- Write something where a replay finds that its write has landed: WAIT counts what its own connection has written.

@@ -1,13 +1,14 @@
 -- Save a state if the stored one is the one that the caller means, once however often this is sent.
 --
 -- KEYS  state, index
--- ARGV  body: the document up to its revision     version, id: this write's
+-- ARGV  body: the document up to its revision
+--       version, id: this write's, the id of 16 letters where it comes from a caller's key
 --       expected: the version that must be stored, or '' for any
 --       parent: the id of the write that the state stems from, or '' if that is not known
 --       score, member: the place in the index      ttl: milliseconds, or ''
 --       seen: the id of the latest write that the sender knew of before, or ''
 --       replay: '1' if this write may have happened already
--- Returns {'saved', revision} | {'conflict', stored version} | {'unknown', stored version} | {'foreign'}
+-- Returns {'saved', revision} | {'repeated', version, time}: a write with this key has happened | {'conflict', stored version} | {'unknown', stored version} | {'foreign'}
 local body, version, id, expected, parent = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local score, member, ttl, seen, replay = ARGV[6], ARGV[7], ARGV[8], ARGV[9], ARGV[10] == '1'
 
@@ -27,7 +28,9 @@ local function repeatable(list)
 end
 
 local found = revision(KEYS[1])
-local plain = found and not found.kind and not replay and found.plain  -- nothing of it matters but the newest id
+local keyed = #id == 16
+-- Of a head's writes nothing matters but the newest, where none is looked for.
+local plain = found and not found.kind and not replay and not keyed and found.plain
 local list = found and not plain and history(KEYS[1], found)
 local stored = (plain or list) and found.version
 if not stored then
@@ -37,9 +40,10 @@ if not stored then
   stored, list = 0, {}
 end
 local newest = plain and plain:sub(1, 6) or list and list[1] and list[1].id
-if replay and contains(list, id) then
+if (replay or keyed) and contains(list, id) then
   confirm(KEYS[1])
-  return {'saved'}
+  local kept = entry(list, id).kept:match('@(%d+)')
+  return keyed and {'repeated', made(list, id, stored), kept or '0'} or {'saved'}
 end
 if expected ~= '' then
   local wanted = tonumber(expected)
@@ -55,18 +59,12 @@ elseif replay and (found and found.missing or not repeatable(list)) then
   return {'unknown', stored}
 end
 
-local text = version .. '-' .. id .. ',' .. (plain or ''):sub(1, 7 * (HISTORY - 1))
+local text = version .. '-' .. (keyed and id .. '=' .. version .. '@' .. score or id) .. ',' .. (plain or ''):sub(1, 7 * (HISTORY - 1))
 for i = 1, math.min(plain and 0 or #list, HISTORY - 1) do
   text = text .. list[i].id .. list[i].kept .. (list[i].blind and '.' or ',')
 end
-local size = #text + 4
-text = text .. string.format(':%03d', size)
 local document
-if body:byte(1) == 123 then
-  document = body .. text .. '"}'
-else
-  document = body .. string.char(math.floor(size / 256), size % 256) .. text
-end
+document, text = finish_head(body, text)
 redis.call('ZADD', KEYS[2], 'XX', 0, '')  -- changes nothing, and is refused if the index will be
 if ttl == '' then
   redis.call('SET', KEYS[1], document)

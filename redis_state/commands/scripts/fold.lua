@@ -1,0 +1,11 @@
+-- Replace a value by its folded form, if it is as it was when that was made. This is no write of the session.
+--
+-- KEYS  state
+-- ARGV  length: of the value that was folded      ending: the last bytes of it, with the id of its latest write      folded
+-- Returns whether it did
+local length, ending = tonumber(ARGV[1]), ARGV[2]
+if redis.call('STRLEN', KEYS[1]) ~= length or redis.call('GETRANGE', KEYS[1], length - #ending, -1) ~= ending then
+  return 0
+end
+redis.call('SET', KEYS[1], ARGV[3], 'KEEPTTL')
+return 1

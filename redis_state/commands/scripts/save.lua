@@ -53,6 +53,9 @@ elseif replay and (found and found.missing or not repeatable(list)) then
   return {'unknown', stored}
 end
 
+if stored + 1 ~= tonumber(version) then
+  list = {}  -- from this version on, nobody could count back to theirs
+end
 local text = version .. '-' .. id .. ','
 for i = 1, math.min(#list, HISTORY - 1) do
   text = text .. list[i].id .. list[i].kept .. (list[i].blind and '.' or ',')

@@ -163,7 +163,7 @@ class _Turn:
 
     def joins(self, request: Request) -> bool:
         """Take a request. Returns whether it runs at once, as a read among reads."""
-        if self.again or self.waiting or self.writing or request.writes:
+        if self.again or self.waiting or self.writing or request.writes or any(map(_may_be_overtaken, self.running)):
             self.waiting.append(request)
             return False
         self.running[request] = None
@@ -187,3 +187,8 @@ class _Turn:
             queue.popleft()
             if self.writing and self.running:
                 return
+
+
+def _may_be_overtaken(read: Request) -> bool:
+    """Whether what is sent after a read may be answered before it: it is tried again, or its connection is avoided."""
+    return read.attempts > 0 or (read.connection is not None and read.connection.congested)

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from redis_state import RedisStateStore
 
-from .checkers import check_histories, check_rest, check_routes, check_time
+from .checkers import check_histories, check_idle, check_rest, check_routes, check_time
 from .faults import CALM, Dice, Topology, draw
-from .history import Event
 from .loop import BusyLoopError, DeadlockError, VirtualLoop
 from .sources import sources
 from .workload import SESSIONS, Caller
@@ -21,12 +20,15 @@ from .world import World
 if TYPE_CHECKING:
     from collections import Counter
 
+    from support.linearizable import Event
+
 KINDS: Final = (
     ["load"] * 6 + ["save"] * 6 + ["save_if"] * 5 + ["append"] * 6 + ["update"] * 3 + ["delete"] * 2 + ["save_twice"]
     + ["exists", "load_many", "list", "sessions", "count", "agents", "save_other", "delete_agent", "ping"]
 )  # fmt: skip
 KEYS: Final = [b"forge:state:{agent}:one", b"forge:state:{other}:o1"]
 QUIET: Final = 8.0  # seconds after the faults, in which what is under way ends
+IDLE: Final = 10.0  # seconds without an operation while a slot is not served
 FIRST_CALLER: Final = ord("a")
 
 
@@ -132,6 +134,8 @@ class Run:
         """Everything: operations while things go wrong, one on each session when nothing does any more, and the end."""
         self.world.plan(3.0, KEYS)
         closed = await self._work()
+        if self.world.cluster is not None:
+            await self._idle()
         self.world.heal()
         await asyncio.sleep(QUIET)
         healed = self.loop.time()
@@ -150,6 +154,8 @@ class Run:
         count, pace = rng.randrange(10, 40), rng.choice((1.0, 1.0, 4.0))
         if dice.faults == CALM:
             count, pace = 40, 4.0
+            for caller in self._callers:  # who opens a store amid a failover has not been told of it
+                await self._end(caller.start("ping").task)
         closing = rng.choice(self._callers) if dice.happens("close") else None
         close_at = rng.randrange(count) if closing is not None else -1
         closes: asyncio.Task[None] | None = None
@@ -172,6 +178,15 @@ class Run:
         if closes is not None:
             await closes
         return closing
+
+    async def _idle(self) -> None:
+        """While a slot has no node and nobody waits for it, the servers are not asked for routes."""
+        self.dice.heal()
+        await asyncio.sleep(QUIET)
+        since = self.loop.time()
+        await asyncio.sleep(IDLE)
+        if problem := check_idle(self.world.routes_asked, since):
+            self.problems.append(problem)
 
     def _check(self, healed: float) -> None:
         """What is left, and what all callers together have seen."""

@@ -64,7 +64,8 @@ class Sentinel(Node):
 
     def publish(self, channel: str, text: str) -> None:
         """Tell those who listen."""
-        if self.stopped or self.down:
+        if self.stopped:
+            self.later(lambda: self.publish(channel, text))
             return
         self.dice.counts["published"] += 1
         name, data = channel.encode(), text.encode()

@@ -7,6 +7,7 @@ import random
 import sys
 import time
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import lru_cache
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, Final
@@ -25,15 +26,16 @@ if TYPE_CHECKING:
 _EPOCH: Final = 1_750_000_000.0  # when the virtual clock began, in seconds since 1970
 _REPLACED: Final = ("redis_state", "redis.", "fakeredis", "opentelemetry")
 _version = lru_cache(metadata.version)
+_OF_A_WORKER: Final = ("random", "randbytes", "getrandbits", "randint", "randrange", "uniform", "choice", "shuffle")
 _found: dict[Callable[..., Any], list[tuple[Any, str]]] = {}
+
+# What `random` draws from for the running code: workers are processes, and each has its own.
+worker: ContextVar[random.Random] = ContextVar("worker")
 
 
 @contextmanager
 def sources(seed: int, loop: VirtualLoop) -> Generator[None]:
-    """Draw all that is random from the seed, and read all clocks from the loop.
-
-    Two stores get different ids here even where both seed `random`, so that seeded ids cannot be found by a simulation.
-    """
+    """Draw all that is random from the seed, and read all clocks from the loop."""
     entropy = random.Random(seed ^ 0x5EED)
     start = loop.time()
 
@@ -54,8 +56,8 @@ def sources(seed: int, loop: VirtualLoop) -> Generator[None]:
         mock.patch.object(redis.asyncio.cluster, "REDIS_CLUSTER_HASH_SLOTS", SLOTS),
         mock.patch.object(key_slot, "__defaults__", (SLOTS,)),
     ]
-    state = random.getstate()
-    random.seed(seed)
+    patches += [mock.patch.object(random, name, _of_worker(name)) for name in _OF_A_WORKER]
+    token = worker.set(random.Random(seed))
     patches += [
         mock.patch.object(module, name, replacement)
         for original, replacement in replacements.items()
@@ -68,7 +70,14 @@ def sources(seed: int, loop: VirtualLoop) -> Generator[None]:
     finally:
         for patch in reversed(patches):
             patch.stop()
-        random.setstate(state)
+        worker.reset(token)
+
+
+def _of_worker(name: str) -> Callable[..., Any]:
+    def draw(*args: Any, **kwargs: Any) -> Any:
+        return getattr(worker.get(), name)(*args, **kwargs)
+
+    return draw
 
 
 def _places(original: Any) -> list[tuple[Any, str]]:

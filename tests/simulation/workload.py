@@ -4,7 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import math
+import random
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from support.linearizable import (
+    NOTHING,
+    Event,
+    Step,
+    Stored,
+    appended,
+    conflicted,
+    deleted,
+    exists,
+    found,
+    replaced,
+    saved,
+)
 
 from redis_state import (
     AgentState,
@@ -18,7 +34,7 @@ from redis_state import (
 )
 
 from .checkers import NEVER_HAPPENED, check_error, check_listing, check_time
-from .history import NOTHING, Event, Step, Stored, appended, conflicted, deleted, exists, found, replaced, saved
+from .sources import worker
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -89,6 +105,8 @@ class Caller:
         self._marks = 0
         self._number = 0
         self._called = 0
+        self._context = copy_context()
+        self._context.run(worker.set, random.Random(42))  # as where every worker calls random.seed(42)
 
     @property
     def budget(self) -> float:
@@ -101,7 +119,8 @@ class Caller:
         self._number += 1
         what, writes = f"{self.name}{self._number} {kind} {session}", kind in WRITES
         task = self._loop.create_task(
-            self._run(what, kind, lambda: operation(session), must_succeed=must_succeed, writes=writes)
+            self._run(what, kind, lambda: operation(session), must_succeed=must_succeed, writes=writes),
+            context=self._context.copy(),
         )
         started = Operation(what, task)
         self.operations.append(started)
@@ -235,6 +254,8 @@ class Caller:
         except BaseException as error:
             if alone and state.version != before:
                 self.problems.append(f"{said} of {session} failed ({error!r}) and left version {state.version}")
+            if alone and not isinstance(error, VersionConflictError):
+                self._objects[session] = (state, origin)  # the next save of it makes the same version
             raise
         if alone and state.version != what[0]:
             self.problems.append(f"{said} of {session} left version {state.version}")

@@ -211,7 +211,7 @@ class World:
     def _unserve(self, keys: list[bytes]) -> None:
         assert self.cluster is not None
         rng = self.dice.rng
-        self.cluster.unserve(key_slot(rng.choice(keys)), rng.choice((0.2, 1.0, 5.0)))
+        self.cluster.unserve(key_slot(rng.choice(keys)), rng.choice((0.2, 1.0, 30.0)))
 
     def heal(self) -> None:
         """Let nothing go wrong any more: every server is up and serves."""

@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 from support.faulty import Bench, behind_proxy, state
-from support.linearizable import Event, is_linearizable
+from support.linearizable import (
+    NOTHING,
+    Event,
+    Step,
+    Stored,
+    appended,
+    conflicted,
+    deleted,
+    found,
+    is_linearizable,
+    replaced,
+)
 from support.proxy import sometimes
 
 from redis_state import (
@@ -29,9 +40,6 @@ if TYPE_CHECKING:
 
     from redis_state.testing import RedisServer
 
-Stored = tuple[int, tuple[str, ...]]  # version, and what was written: one text a write, the latest last
-
-NOTHING: Final[Stored] = (0, ())
 CALLERS, SESSIONS, TURNS = 8, 3, 120
 
 
@@ -39,32 +47,9 @@ def stored_in(loaded: AgentState) -> Stored:
     return loaded.version, (*loaded.data["texts"], *(message.content for message in loaded.messages))
 
 
-# What an operation does to what is stored, where it returned a certain result.
-
-
-def found(what: Stored) -> Callable[[Stored], Stored | None]:
-    return lambda before: before if before == what else None
-
-
-def replaced(what: Stored, text: str) -> Callable[[Stored], Stored | None]:
-    return lambda before: (what[0] + 1, (text,)) if before == what else None
-
-
-def refused(what: Stored, version: int) -> Callable[[Stored], Stored | None]:
-    return lambda before: before if before != what and before[0] == version else None
-
-
-def appended(text: str, version: int | None) -> Callable[[Stored], Stored | None]:
-    def step(before: Stored) -> Stored | None:
-        if before == NOTHING or version not in (None, before[0] + 1):
-            return None
-        return before[0] + 1, (*before[1], text)
-
-    return step
-
-
-def deleted(was_there: bool | None) -> Callable[[Stored], Stored | None]:  # noqa: FBT001
-    return lambda before: NOTHING if was_there in (None, before != NOTHING) else None
+def changed_to(before: Stored, text: str) -> Step:
+    """A conditional save of one text."""
+    return replaced(before, (before[0] + 1, (text,)))
 
 
 class History:
@@ -72,16 +57,16 @@ class History:
 
     def __init__(self, session_id: str) -> None:
         self.session_id = session_id
-        self.events: list[Event[Stored]] = []
+        self.events: list[Event] = []
         self.outcomes: Counter[str] = Counter()
 
     async def record(
         self,
         what: str,
         operation: Awaitable[Any],
-        done: Callable[[Any], Callable[[Stored], Stored | None]],
-        unknown: Callable[[Stored], Stored | None],
-        refusal: Callable[[Any], Callable[[Stored], Stored | None]] | None = None,
+        done: Callable[[Any], Step],
+        unknown: Step,
+        refusal: Callable[[Any], Step] | None = None,
     ) -> Any:
         """Do it and note what came of it. A failure that did not happen explains itself and is left out."""
         called = time.monotonic()
@@ -157,9 +142,9 @@ class Caller:
         await history.record(
             f"save {before[0]} -> {text}",
             self.store.save(changed, if_version=before[0]),
-            lambda _: replaced(before, text),
-            replaced(before, text),
-            lambda error: refused(before, error.stored),
+            lambda _: changed_to(before, text),
+            changed_to(before, text),
+            lambda error: conflicted(before, error.stored),
         )
 
     async def append(self, history: History) -> None:
@@ -221,32 +206,32 @@ async def test_versioned_saves_under_faults_are_linearizable(redis_server: Redis
     assert outcomes["done"] > CALLERS * TURNS / 4
     assert bench.proxy.cuts > 0
     for history in histories:
-        assert is_linearizable(history.events, NOTHING), [event.what for event in history.events]
+        assert is_linearizable(history.events), [event.what for event in history.events]
 
 
-WRONG: Final[dict[str, list[Event[Stored]]]] = {
+WRONG: Final[dict[str, list[Event]]] = {
     "a lost update": [
-        Event(0, 1, replaced(NOTHING, "a")),
-        Event(2, 5, replaced((1, ("a",)), "b")),
-        Event(3, 4, replaced((1, ("a",)), "c")),
+        Event(0, 1, changed_to(NOTHING, "a")),
+        Event(2, 5, changed_to((1, ("a",)), "b")),
+        Event(3, 4, changed_to((1, ("a",)), "c")),
     ],
     "a stale read": [
-        Event(0, 1, replaced(NOTHING, "a")),
-        Event(2, 3, replaced((1, ("a",)), "b")),
+        Event(0, 1, changed_to(NOTHING, "a")),
+        Event(2, 3, changed_to((1, ("a",)), "b")),
         Event(4, 5, found((1, ("a",)))),
     ],
-    "a false conflict": [Event(0, 1, replaced(NOTHING, "a")), Event(2, 3, refused((1, ("a",)), 1))],
+    "a false conflict": [Event(0, 1, changed_to(NOTHING, "a")), Event(2, 3, conflicted((1, ("a",)), 1))],
     "an append twice": [
-        Event(0, 1, replaced(NOTHING, "a")),
+        Event(0, 1, changed_to(NOTHING, "a")),
         Event(2, math.inf, appended("b", None)),
         Event(3, 4, found((3, ("a", "b", "b")))),
     ],
     "a resurrection": [
-        Event(0, 1, replaced(NOTHING, "a")),
-        Event(2, 3, deleted(was_there=True)),
-        Event(4, 5, replaced((1, ("a",)), "b")),
+        Event(0, 1, changed_to(NOTHING, "a")),
+        Event(2, 3, deleted(there=True)),
+        Event(4, 5, changed_to((1, ("a",)), "b")),
     ],
-    "a failure that happened": [Event(0, 1, replaced(NOTHING, "a")), Event(2, 3, found((2, ("b",))))],
+    "a failure that happened": [Event(0, 1, changed_to(NOTHING, "a")), Event(2, 3, found((2, ("b",))))],
 }
 
 
@@ -254,14 +239,14 @@ WRONG: Final[dict[str, list[Event[Stored]]]] = {
 def test_the_check_finds_what_is_wrong(what: str) -> None:
     """Each of these has no order that explains it; without its last event it has."""
     history = WRONG[what]
-    assert not is_linearizable(history, NOTHING)
-    assert is_linearizable(history[:-1], NOTHING)
+    assert not is_linearizable(history)
+    assert is_linearizable(history[:-1])
 
 
 def test_the_check_takes_an_unknown_outcome_either_way() -> None:
     """A write whose outcome is unknown may be seen late, or never."""
-    base = [Event(0.0, 1.0, replaced(NOTHING, "a")), Event(2.0, math.inf, replaced((1, ("a",)), "b"))]
+    base = [Event(0.0, 1.0, changed_to(NOTHING, "a")), Event(2.0, math.inf, changed_to((1, ("a",)), "b"))]
     for after in [(1, ("a",)), (2, ("b",))]:
-        assert is_linearizable([*base, Event(3.0, 4.0, found(after))], NOTHING)
-    assert is_linearizable([*base, Event(3, 4, found((1, ("a",)))), Event(5, 6, found((2, ("b",))))], NOTHING)
-    assert not is_linearizable([*base, Event(3, 4, found((2, ("b",)))), Event(5, 6, found((1, ("a",))))], NOTHING)
+        assert is_linearizable([*base, Event(3.0, 4.0, found(after))])
+    assert is_linearizable([*base, Event(3, 4, found((1, ("a",)))), Event(5, 6, found((2, ("b",))))])
+    assert not is_linearizable([*base, Event(3, 4, found((2, ("b",)))), Event(5, 6, found((1, ("a",))))])

@@ -59,9 +59,15 @@ elseif replay and (found and found.missing or not repeatable(list)) then
   return {'unknown', stored}
 end
 
-local text = version .. '-' .. (keyed and id .. '=' .. version .. '@' .. score or id) .. ',' .. (plain or ''):sub(1, 7 * (HISTORY - 1))
+local follows = stored + 1 == tonumber(version)  -- else nobody could count back from this version to theirs
+local text = version .. '-' .. (keyed and id .. '=' .. version .. '@' .. score or id) .. ','
+if plain then
+  text = text .. (follows and plain:sub(1, 7 * (HISTORY - 1)) or '')
+end
 for i = 1, math.min(plain and 0 or #list, HISTORY - 1) do
-  text = text .. list[i].id .. list[i].kept .. (list[i].blind and '.' or ',')
+  if follows or list[i].made then
+    text = text .. list[i].id .. list[i].kept .. (list[i].blind and '.' or ',')
+  end
 end
 local document
 document, text = finish_head(body, text)

@@ -21,6 +21,7 @@ from redis_state.commands.scripts import SCAN
 from redis_state.commands.shapes import is_cursor, is_integer, is_list, is_scan, is_scored, is_texts
 from redis_state.commands.writes import Delete
 from redis_state.errors import InvalidIdError, ServerRefusedError
+from redis_state.index.cursors import Walk
 from redis_state.models import SessionInfo
 from redis_state.transport.dispatcher import NodeGoneError
 
@@ -139,9 +140,9 @@ class Listing:
         if await evictions.threaten_node(node) and await evictions.have_happened(submit, evictions.question_to(node)):
             patterns.append(self._keys.state_pattern)  # an index may be gone while its states are there
         for pattern in patterns:
-            cursor = b"0"
+            walk = Walk()
             while True:
-                scan = command(None, "SCAN", cursor, "MATCH", pattern, "COUNT", PAGE, node=node, fits=is_scan)
+                scan = command(None, "SCAN", walk.cursor, "MATCH", pattern, "COUNT", PAGE, node=node, fits=is_scan)
                 cursor, found = await submit(scan)
                 agent_ids = {agent for agent in map(self._keys.agent_of, found) if agent is not None} - seen
                 living = await asyncio.gather(*(self._is_living(submit, agent_id) for agent_id in agent_ids))
@@ -149,7 +150,7 @@ class Listing:
                 for agent_id, lives in zip(agent_ids, living, strict=True):
                     if lives:
                         yield agent_id
-                if int(cursor) == 0:
+                if not walk.to(cursor):
                     break
 
     async def _is_living(self, submit: Submit, agent_id: str) -> bool:
@@ -174,7 +175,10 @@ class Listing:
         deleted = 0
         for part in self._keys.agent(agent_id):
             await self.evictions.restore(submit, part)
+            walk, before = Walk(), None
             while members := await submit(command(part.slot, "ZRANGE", part.index, 0, PAGE - 1, fits=is_texts)):
+                walk.step(is_new=members != before)
+                before = members
                 states = [state for state in map(_state_key, repeat(part), members) if state is not None]
                 if len(states) < len(members):  # some are no session's
                     foreign = [member for member in members if _state_key(part, member) is None]
@@ -227,12 +231,12 @@ class Listing:
         """Every entry of one partition that has a state, in no order."""
         await self.evictions.restore(submit, partition)
         found: dict[bytes, Entry] = {}
-        cursor = 0
+        walk = Walk()
         while True:
-            following, _, _, *reply = await submit(self._scan_request(partition, cursor, PAGE))
+            following, _, _, *reply = await submit(self._scan_request(partition, walk.cursor, PAGE))
+            before = len(found)
             found.update((entry.member, entry) for entry in await self._readable(submit, partition, reply))
-            cursor = int(following)
-            if not cursor:
+            if not walk.to(following, is_new=len(found) > before):
                 return list(found.values())
 
     @staticmethod
@@ -270,6 +274,7 @@ class _Pages:
         entries: those that were read and not taken.
         cursor: the last entry that was read.
         offset: how many entries from the cursor's score on were read; None: there are no more.
+        walk: counts the pages.
 
     Args:
         listing: Reads a page.
@@ -288,6 +293,7 @@ class _Pages:
         self._cursor = before
         self._offset: int | None = 0
         self._is_restored = before is not None
+        self._walk = Walk()
 
     @property
     def head(self) -> Entry | None:
@@ -305,6 +311,7 @@ class _Pages:
             found, following = await self._listing.page(self._submit, self._partition, top, self._offset, self._size)
             self.entries.extend(entry for entry in found if cursor is None or entry < cursor)
             self._offset = following
+            self._walk.step(is_new=bool(self.entries))
             if self.entries and following is not None:
                 self._cursor, self._offset = self.entries[-1], 0
 

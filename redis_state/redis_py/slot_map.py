@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from redis.exceptions import RedisClusterException, RedisError
 
@@ -26,7 +26,7 @@ def check_slot_map(reply: Any, **_: Any) -> list[Any]:
     """
     if type(reply) is not list:
         raise SlotMapError
-    ranges: list[Any] = reply
+    ranges = cast("list[Any]", reply)
     if not ranges:
         raise RedisClusterException
     slots = nodes = 0
@@ -39,8 +39,7 @@ def check_slot_map(reply: Any, **_: Any) -> list[Any]:
                 raise SlotMapError
         if slots > _SLOTS or nodes > _MOST_NODES:
             raise SlotMapError
-        each[2:] = map(_node, each[2:])
-    return ranges
+    return [[*each[:2], *map(_node, each[2:])] for each in ranges]
 
 
 def _node(node: Any) -> list[Any]:
@@ -50,4 +49,6 @@ def _node(node: Any) -> list[Any]:
             text = host.decode(errors="replace") if isinstance(host, bytes) else host or ""
             if _HOST(text):
                 return [text, port, *more]
+        case _:
+            pass
     raise SlotMapError

@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from redis_state.errors import StateStoreError
+from redis_state.index.cursors import Walk
 from redis_state.index.pages import PAGE
 
 if TYPE_CHECKING:
@@ -43,10 +44,11 @@ class Cleanup:
 
     async def _run(self, partition: Partition) -> None:
         count = _SAMPLE
+        walk = Walk()
         try:
             while True:
                 partition.cursor, read, dead = await self._check(partition, partition.cursor, count)
-                if partition.cursor == 0 or dead <= read * _DEAD_SHARE:
+                if not walk.to(partition.cursor) or dead <= read * _DEAD_SHARE:
                     break
                 count = PAGE
         except StateStoreError:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from redis_state.commands.request import Request, command, pack
 from redis_state.commands.shapes import is_integer, is_scan, is_score, is_text, is_value
 from redis_state.errors import ServerRefusedError, StateStoreError
+from redis_state.index.cursors import Walk
 
 if TYPE_CHECKING:
     import logging
@@ -98,17 +99,17 @@ class Evictions:
             return
         if await submit(command(slot, "ZSCORE", index, _COMPLETE, fits=is_score)) is not None:
             return
-        pattern, cursor = self._keys.pattern_of(partition), b"0"
+        pattern, walk = self._keys.pattern_of(partition), Walk()
         while True:
             cursor, states = await submit(
-                command(slot, "SCAN", cursor, "MATCH", pattern, "COUNT", _COUNT, fits=is_scan)
+                command(slot, "SCAN", walk.cursor, "MATCH", pattern, "COUNT", _COUNT, fits=is_scan)
             )
             values = await asyncio.gather(*(submit(command(slot, "GET", state, fits=is_value)) for state in states))
             for state, value in zip(states, values, strict=True):
                 if value is not None:
                     entry = (self._score(value), self._keys.session_of(state))
                     await submit(command(slot, "ZADD", index, "NX", *entry, fits=is_integer))
-            if int(cursor) == 0:
+            if not walk.to(cursor):
                 break
         await submit(command(slot, "ZADD", index, 0, _COMPLETE, fits=is_integer))
 

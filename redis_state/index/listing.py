@@ -14,6 +14,7 @@ from redis_state.commands.request import Replay, command
 from redis_state.commands.shapes import is_integer, is_scan, is_texts
 from redis_state.commands.writes import Delete
 from redis_state.errors import ServerRefusedError
+from redis_state.index.cursors import Walk
 from redis_state.index.entries import Entry, newest_first, plain_ids, state_key
 from redis_state.index.pages import PAGE, Pages, newest, scan, scan_all
 from redis_state.index.whole import all_ids
@@ -153,9 +154,9 @@ class Listing:
         if await evictions.threaten_node(node) and await evictions.have_happened(submit, evictions.question_to(node)):
             patterns.append(self._keys.state_pattern)  # an index may be gone while its states are there
         for pattern in patterns:
-            cursor = b"0"
+            walk = Walk()
             while True:
-                scan = command(None, "SCAN", cursor, "MATCH", pattern, "COUNT", PAGE, node=node, fits=is_scan)
+                scan = command(None, "SCAN", walk.cursor, "MATCH", pattern, "COUNT", PAGE, node=node, fits=is_scan)
                 cursor, found = await submit(scan)
                 agent_ids = {agent for agent in map(self._keys.agent_of, found) if agent is not None} - seen
                 seen |= agent_ids
@@ -166,7 +167,7 @@ class Listing:
                     for agent_id, lives in zip(some, living, strict=True):
                         if lives:
                             yield agent_id
-                if int(cursor) == 0:
+                if not walk.to(cursor):
                     break
 
     async def _is_living(self, submit: Submit, agent_id: str) -> bool:
@@ -191,7 +192,10 @@ class Listing:
         deleted = 0
         for part in self._keys.agent(agent_id):
             await self.evictions.restore(submit, part)
+            walk, before = Walk(), None
             while members := await submit(command(part.slot, "ZRANGE", part.index, 0, PAGE - 1, fits=is_texts)):
+                walk.step(is_new=members != before)
+                before = members
                 keys = {member: state_key(part, member) for member in members}
                 states = [key for key in keys.values() if key is not None]
                 if len(states) < len(members):  # some are no session's

@@ -9,6 +9,7 @@ from redis_state.commands.request import Request
 from redis_state.commands.scripts import PAGE as PAGE_SCRIPT
 from redis_state.commands.scripts import SCAN
 from redis_state.commands.shapes import is_cursor, is_list, is_scored, is_texts
+from redis_state.index.cursors import Walk
 from redis_state.index.entries import Entry, scored
 from redis_state.index.living import checked
 
@@ -36,12 +37,14 @@ def scan(partition: Partition, cursor: int, count: int) -> Request:
 
 async def scan_all(submit: Submit, partition: Partition) -> AsyncGenerator[list[Entry]]:
     """Every entry that has a state, in no order and perhaps repeatedly. What is there throughout is among them."""
-    cursor = 0
+    walk = Walk()
+    seen: set[bytes] = set()
     while True:
-        following, _, _, unsure, reply = await submit(scan(partition, cursor, PAGE))
+        following, _, _, unsure, reply = await submit(scan(partition, walk.cursor, PAGE))
+        before = len(seen)
+        seen.update(reply[::2])
         yield await _checked(submit, partition, reply, unsure=unsure)
-        cursor = int(following)
-        if not cursor:
+        if not walk.to(following, is_new=len(seen) > before):
             break
 
 
@@ -62,6 +65,7 @@ class Pages:
         cursor: the last entry that was read.
         offset: how many entries from the cursor's score on were read; None: there are no more.
         is_whole: whether all of them were read at one time.
+        walk: counts the pages.
 
     Args:
         submit: Sends a request.
@@ -83,6 +87,7 @@ class Pages:
         self._cursor = before
         self._offset: int | None = 0
         self._is_restored = before is not None
+        self._walk = Walk()
         self._read = 0
 
     @property
@@ -101,6 +106,7 @@ class Pages:
             found, following = await self._page(top, self._offset)
             self.entries.extend(entry for entry in found if cursor is None or entry < cursor)
             self._offset = following
+            self._walk.step(is_new=bool(self.entries))
             if self.entries and following is not None:
                 self._cursor, self._offset = self.entries[-1], 0
 

@@ -9,6 +9,7 @@ from redis.crc import key_slot
 from redis_state.commands.request import Request, command
 from redis_state.commands.shapes import is_integer, is_scan, is_value
 from redis_state.errors import PartitionsMismatchError
+from redis_state.index.cursors import Walk
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -48,13 +49,13 @@ async def check_partitions(
 
 async def _has_plain_index(keys: Keys, submit: Callable[[Request], Awaitable[Any]], nodes: list[str]) -> bool:
     for node in nodes:
-        cursor = b"0"
+        walk = Walk()
         while True:
             cursor, found = await submit(
-                command(None, "SCAN", cursor, "MATCH", keys.index_pattern, "COUNT", 1000, node=node, fits=is_scan)
+                command(None, "SCAN", walk.cursor, "MATCH", keys.index_pattern, "COUNT", 1000, node=node, fits=is_scan)
             )
             if found:  # partitioned indexes do not exist yet, or their number would be noted
                 return True
-            if int(cursor) == 0:
+            if not walk.to(cursor):
                 break
     return False

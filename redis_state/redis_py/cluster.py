@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from redis.asyncio.connection import SSLConnection
 
 from redis_state.redis_py.credentials import on_new_credentials
+from redis_state.redis_py.slot_map import check_slot_map
 from redis_state.redis_py.standalone import close_connection
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class Cluster:
     def __init__(self, client: Any, *, owned: bool) -> None:
         self._client = client
         self._owned = owned
+        client.set_response_callback("CLUSTER SLOTS", check_slot_map)  # of the nodes, which redis-py has none for
         self._map = client.nodes_manager
         self._servers: dict[str, NodeServer] = {}
         self._learned = False

@@ -12,6 +12,7 @@ from redis.asyncio.sentinel import MasterNotFoundError
 
 from redis_state.errors import ServerRefusedError, StateStoreError, StoreUnavailableError, printable
 from redis_state.redis_py.sentinel import NoPrimaryError
+from redis_state.redis_py.slot_map import SlotMapError
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ class Failure:
         return ServerRefusedError(self.code, self.reason) if self.code else StoreUnavailableError(self.reason)
 
 
-def describe(error: BaseException | None, name: str, *, tls: bool) -> Failure:  # noqa: C901, PLR0911  # a table
+def describe(error: BaseException | None, name: str, *, tls: bool) -> Failure:  # noqa: C901, PLR0911, PLR0912  # a table
     """What redis-py's failure to connect means. None stands for a pool without a free connection.
 
     Args:
@@ -63,6 +64,8 @@ def describe(error: BaseException | None, name: str, *, tls: bool) -> Failure:  
         if error.__cause__ is not None:
             return describe(error.__cause__, name, tls=tls)
         return Failure(f"no node of the cluster at {name} can be reached, or slots are not covered")
+    if isinstance(error, SlotMapError):
+        return Failure(f"the slot map of {name} makes no sense; is it a Redis cluster?")
     if isinstance(error, TimeoutError | redis_errors.TimeoutError):
         # A server without TLS takes the handshake for a command that has not ended, and waits for the rest.
         hint = "; it may not speak TLS, then write redis:// or tls=False" if tls else ""

@@ -10,6 +10,7 @@ import hiredis
 
 from redis_state.commands.replies import ReplyError, UnreadableReplyError, Verdict, classify
 from redis_state.commands.request import LARGE, Request, pack
+from redis_state.transport.headers import Headers
 from redis_state.transport.outcomes import unreadable
 from redis_state.transport.pieces import AT_ONCE, PieceWriter
 
@@ -24,6 +25,7 @@ _PushNotification: Final = hiredis.PushNotification
 _ASKING: Final = pack(("ASKING",))
 MAX_BATCH: Final = 1024  # requests in flight on one connection; more would only wait in the server
 MAX_BATCH_BYTES: Final = 1024 * 1024  # in one batch
+_LINE_END: Final = b"\n"[0]
 _SLICE: Final = 16 * 1024  # bytes parsed at once: hiredis moves the rest of them for every large reply that it returns
 
 
@@ -67,6 +69,7 @@ class Connection(asyncio.Protocol):
         loaded: the scripts that this connection has sent by text, so that the server knows their hash.
         left: replies still to come of the oldest request in flight; 0 if none of them has come.
         partial: bytes received since a reply was complete.
+        headers: refuses what a reply announces, if it is absurd.
         pieces: writes a large request.
         progress: when the server last sent something, took a piece, or got work after it had none.
         skipped: whether the server closes the connection, and has executed nothing of what is in flight.
@@ -93,6 +96,7 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._progress = self._loop.time()
         self._reader: Any = hiredis.Reader(replyError=ReplyError, notEnoughData=_NOT_ENOUGH)  # pyright: ignore[reportArgumentType]
+        self._headers = Headers()
         self._transport = transport
         self._displaced = transport.get_protocol()
         transport.set_protocol(self)
@@ -189,10 +193,21 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Settle every request whose last reply has come."""
         self._progress = self._loop.time()
+        reader, headers = self._reader, self._headers
+        completed = False
         try:
+            walked = headers.before(data)
             for start in range(0, len(data), _SLICE):
-                self._reader.feed(data, start, min(_SLICE, len(data) - start))
-                self._partial = 0 if self._take_replies() else self._partial + min(_SLICE, len(data) - start)
+                reader.feed(data, start, min(_SLICE, len(data) - start))
+                if self._take_replies():
+                    completed, self._partial = True, 0
+                else:
+                    self._partial += min(_SLICE, len(data) - start)
+            if walked or headers.is_inside or data[-1] != _LINE_END or reader.has_data():
+                unparsed = reader.len() if reader.has_data() else 0
+                headers.after(data, unparsed, walked=walked, completed=completed)
+                if self._partial > LARGE and not self.inflight:
+                    raise UnreadableReplyError  # nobody asked for it
         except (hiredis.ProtocolError, UnreadableReplyError):
             self._distrust()
         except Exception:

@@ -22,6 +22,7 @@ class Deed(Enum):
 
     CUT = "end the connection"
     SILENCE = "never reply"
+    FLOOD = "begin the longest string there may be, and go on and on"
 
 
 def bulk(text: bytes | None) -> bytes:
@@ -37,6 +38,8 @@ class ScriptedServer:
         commands: Every command received, those of the handshake left out.
         accepted: How many connections were accepted.
         greeting: What is sent to a new connection, which then ends; None: nothing, and it stays.
+        flooded: How many bytes were sent by floods.
+        floods: How many of them are under way.
     """
 
     def __init__(self, answer: Callable[[Command], bytes | Deed | None] = lambda _: None) -> None:
@@ -44,6 +47,7 @@ class ScriptedServer:
         self.commands: list[Command] = []
         self.accepted = 0
         self.greeting: bytes | None = None
+        self.flooded = self.floods = 0
         self.port = 0
         self._stored: dict[bytes, bytes] = {}
         self._writers: set[asyncio.StreamWriter] = set()
@@ -113,11 +117,26 @@ class ScriptedServer:
                         deed = self.answer(command)
                         if deed is Deed.CUT:
                             return
-                        if not isinstance(deed, Deed):
+                        if deed is Deed.FLOOD:
+                            await self._flood(writer)
+                        elif not isinstance(deed, Deed):
                             writer.write(transaction.reply(command, deed))
         finally:
             self._writers.discard(writer)
             writer.transport.abort()
+
+    async def _flood(self, writer: asyncio.StreamWriter) -> None:
+        """Send steadily, until the other side has closed the connection."""
+        self.floods += 1
+        try:
+            writer.write(b"$536870912\r\n")
+            while True:
+                await writer.drain()
+                writer.write(bytes(4096))
+                self.flooded += 4096
+                await asyncio.sleep(0.002)
+        finally:
+            self.floods -= 1
 
     def _default(self, command: Command) -> bytes:
         reply = b"+OK\r\n"

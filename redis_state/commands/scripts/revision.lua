@@ -296,9 +296,13 @@ end
 
 -- The version that one of the writes made: those that checked count up one by one. After one that did not, nobody knows.
 local function made(list, id, version)
+  local found = entry(list, id)
+  if found and found.made then
+    return found.made
+  end
   for i, write in ipairs(list) do
     if write.id == id then
-      return write.made or version - i + 1
+      return version - i + 1
     elseif write.blind then
       break
     end

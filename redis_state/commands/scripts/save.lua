@@ -60,7 +60,7 @@ elseif replay and (found and found.missing or not repeatable(list)) then
 end
 
 local follows = stored + 1 == tonumber(version)  -- else nobody could count back from this version to theirs
-local text = version .. '-' .. (keyed and id .. '=' .. version .. '@' .. score or id) .. ','
+local text = version .. '-' .. (keyed and id .. '=' .. version .. '@' .. score or id) .. (follows and ',' or '.')
 if plain then
   text = text .. (follows and plain:sub(1, 7 * (HISTORY - 1)) or '')
 end

@@ -300,9 +300,9 @@ class RedisStateStore(BaseStore[S]):
         await self._client.execute(command(None, "PING", fits=is_text))
 
     async def aclose(self) -> None:
-        await self._client.aclose()
-        await self._writer.aclose()
-        await self._evictions.aclose()
+        if await self._client.aclose():
+            await self._writer.aclose()
+            await self._evictions.aclose()
 
     async def _prepare(self, submit: Submit) -> None:
         """See whether the data is what this store takes it for."""

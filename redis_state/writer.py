@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import suppress
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
@@ -154,6 +155,7 @@ class Writer:
         ttl: timedelta | None,
     ) -> int:
         """Append messages to a stored state, and merge changes into it. Returns its version then."""
+        ends = asyncio.get_running_loop().time() + self._client.budget
         session = self._keys.session(agent_id, session_id)
         now = self._clock.now()
         addition = draft_addition(
@@ -183,18 +185,22 @@ class Writer:
         session.seen = appended.revision
         self._cleanup.written(session.partition)
         if appended.folds:
-            await self._fold(session)
+            await self._fold(session, ends)
         return appended.revision.version
 
-    async def _fold(self, session: Session) -> None:
-        """Fold what stands behind the head. What goes wrong is no failure of the write, and a later one tries again."""
-        with suppress(StateStoreError, ValueError):
-            slot, key = session.partition.slot, session.key
-            value = await self._client.execute(command(slot, "GET", key, session=key, fits=is_value))
-            if value is not None and (folded := self._codec.fold(value)) is not None:
-                request = Request(b"", slot, session=key)
-                request.call(FOLD, (key,), (len(value), value[-_ENDING:], folded), is_integer)
-                await self._client.execute(request)
+    async def _fold(self, session: Session, ends: float) -> None:
+        """Fold what stands behind the head, in the time that the write has left.
+
+        What goes wrong is no failure of the write, and a later one tries again.
+        """
+        slot, key = session.partition.slot, session.key
+        with suppress(StateStoreError, ValueError, TimeoutError):
+            async with asyncio.timeout_at(ends):
+                value = await self._client.execute(command(slot, "GET", key, session=key, fits=is_value))
+                if value is not None and (folded := self._codec.fold(value)) is not None:
+                    request = Request(b"", slot, session=key)
+                    request.call(FOLD, (key,), (len(value), value[-_ENDING:], folded), is_integer)
+                    await self._client.execute(request)
 
     async def aclose(self) -> None:
         """Wait for what runs beside the writes, which ends with the client."""

@@ -105,7 +105,7 @@ class Cluster:
         alive = set(self._map.nodes_cache)
         self._servers = {name: server for name, server in self._servers.items() if name in alive}
 
-    async def watch(self, observer: PrimaryObserver) -> None:
+    def watch(self, observer: PrimaryObserver) -> None:
         """The servers themselves redirect."""
 
     def on_new_credentials(self, call: Callable[[], None]) -> None:

@@ -12,6 +12,8 @@ from redis_state.redis_py.sentinel_watch import SentinelWatch
 from redis_state.redis_py.standalone import PooledServer, Standalone
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     from redis_state.redis_py.topology import OpenedConnection, PrimaryObserver
 
 _DEMOTED: Final = 30.0  # seconds in which an address that lost its role is used only if most Sentinels name it
@@ -140,8 +142,8 @@ class SentinelPrimary(Standalone):
         self._sentinels: Sentinel = client.connection_pool.sentinel_manager
         self._service: str = client.connection_pool.service_name
 
-    async def watch(self, observer: PrimaryObserver) -> None:
-        await SentinelWatch(self._sentinels, self._service, self._primary, observer).run()
+    def watch(self, observer: PrimaryObserver) -> Coroutine[Any, Any, None]:
+        return SentinelWatch(self._sentinels, self._service, self._primary, observer).run()
 
     async def aclose(self) -> None:
         await super().aclose()

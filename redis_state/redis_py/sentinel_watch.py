@@ -17,11 +17,15 @@ if TYPE_CHECKING:
 _BEGINS: Final = "+try-failover"
 _SWITCHED: Final = "+switch-master"
 _GIVEN_UP: Final = "-failover-abort-*"
+_CHANNELS: Final = (_BEGINS, _SWITCHED, _GIVEN_UP)
+_IN_PROGRESS: Final = "failover_in_progress"  # a flag of the primary, at the Sentinel that runs the failover
 _ASK_EVERY: Final = 10.0  # seconds between two questions while a Sentinel is heard
-_ASK_UNHEARD: Final = 1.0  # seconds while none is
+_ASK_UNHEARD: Final = 1.0  # seconds while none is, and while a failover is under way
+_CHECK: Final = 0.5  # seconds in which a Sentinel must answer, so that writes do not wait for one that is down
 _PATIENT: Final[dict[str, Any]] = {"socket_timeout": None, "socket_keepalive": True}  # silence is no failure
 _SWITCH_WORDS: Final = 5
-_FIRST_PAUSE, _LAST_PAUSE = 0.1, 2.0  # seconds before a lost subscription is made again
+_LAST_PAUSE: Final = 2.0  # seconds before a lost subscription is made again; the first time there is none
+_BROKEN: Final = (RedisError, OSError, TimeoutError, ValueError, TypeError, KeyError)
 
 
 class Primary(Protocol):
@@ -39,9 +43,16 @@ class Primary(Protocol):
 class SentinelWatch:
     """Listens to every Sentinel, since only the one that runs a failover publishes its steps.
 
+    Writes are held while a failover is under way, and until every Sentinel that can be reached has been asked: at the
+    beginning, and when a subscription was lost, because what it would have said is not known.
+
     All of its state:
         listeners: a task for each Sentinel, by address.
-        heard: the addresses of those that are subscribed to.
+        heard: the clients of those that are subscribed to, by address.
+        checking: the addresses of those that are being asked for the first time, or again after a loss.
+        is_learning: whether the Sentinels are not all known yet.
+        is_failing_over: whether a failover is under way, as far as is known.
+        is_held: whether writes are held.
 
     Args:
         sentinels: Asks for the primary's address.
@@ -57,7 +68,12 @@ class SentinelWatch:
         self._primary = primary
         self._observer = observer
         self._listeners: dict[tuple[str, int], asyncio.Task[None]] = {}
-        self._heard: set[tuple[str, int]] = set()
+        self._heard: dict[tuple[str, int], Any] = {}
+        self._checking: set[tuple[str, int]] = set()
+        self._is_learning = True
+        self._is_failing_over = False
+        self._is_held = True
+        observer.hold_writes()
 
     async def run(self) -> None:
         """Listen until cancelled, and ask now and then: a Sentinel that cannot be heard may have spoken."""
@@ -66,71 +82,112 @@ class SentinelWatch:
                 kwargs = client.connection_pool.connection_kwargs
                 self._listen_to((str(kwargs["host"]), int(kwargs["port"])))
             while True:
-                with contextlib.suppress(RedisError, OSError, ValueError):
-                    sentinels: Any = self._sentinels
-                    address: Any = await sentinels.discover_master(self._service)
-                    if await self._primary.is_primary(tuple(address)):
-                        self._observer.primary_is(*address)
-                    for each in await self._others():
-                        self._listen_to((str(each["ip"]), int(each["port"])))
-                await asyncio.sleep(_ASK_EVERY if self._heard else _ASK_UNHEARD)
+                with contextlib.suppress(*_BROKEN):
+                    async with asyncio.timeout(_ASK_EVERY):
+                        await self._ask()
+                self._is_learning = False
+                self._decide()
+                is_calm = self._heard and not self._is_failing_over
+                await asyncio.sleep(_ASK_EVERY if is_calm else _ASK_UNHEARD)
+                if self._is_failing_over:
+                    await self._look_for_end()
         finally:
             listeners = list(self._listeners.values())
             for listener in listeners:
                 listener.cancel()
             await asyncio.gather(*listeners, return_exceptions=True)
 
-    async def _others(self) -> list[dict[str, Any]]:
-        """The Sentinels that the first one knows beside itself."""
-        client: Any = self._sentinels.sentinels[0]
-        return await client.sentinel_sentinels(self._service, return_responses=True)
+    async def _ask(self) -> None:
+        """Ask for the primary, and for the Sentinels that the first one knows beside itself."""
+        first: Any = self._sentinels.sentinels[0]
+        for each in await first.sentinel_sentinels(self._service, return_responses=True):
+            self._listen_to((str(each["ip"]), int(each["port"])))
+        sentinels: Any = self._sentinels
+        address: Any = await sentinels.discover_master(self._service)
+        if await self._primary.is_primary(tuple(address)):
+            self._observer.primary_is(*address)
+
+    async def _look_for_end(self) -> None:
+        """Ask all Sentinels whether a failover is still under way: what was published of its end may be lost."""
+        asked = [self._is_in_progress(client) for client in self._heard.values()]
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        if True not in answers and not self._checking:
+            self._is_failing_over = False
+            self._decide()
+
+    async def _is_in_progress(self, client: Any) -> bool:
+        async with asyncio.timeout(_CHECK):
+            state: Any = await client.sentinel_master(self._service, return_responses=True)
+        return _IN_PROGRESS in state["flags"]
+
+    def _decide(self) -> None:
+        """Hold writes or let them go, by what is known now."""
+        holds = self._is_failing_over or self._is_learning or bool(self._checking)
+        if holds != self._is_held:
+            self._is_held = holds
+            (self._observer.hold_writes if holds else self._observer.release_writes)()
 
     def _listen_to(self, address: tuple[str, int]) -> None:
         if address not in self._listeners:
-            self._listeners[address] = asyncio.get_running_loop().create_task(self._listen(address))
+            self._checking.add(address)
+            self._listeners[address] = asyncio.get_running_loop().create_task(self._keep_listening(address))
 
-    async def _listen(self, address: tuple[str, int]) -> None:
-        pause = _FIRST_PAUSE
+    async def _keep_listening(self, address: tuple[str, int]) -> None:
+        pause = 0.0
         while True:
-            settings: dict[str, Any] = {
-                **self._pool.connection_kwargs,
-                **_PATIENT,
-                "host": address[0],
-                "port": address[1],
-            }
+            settings: dict[str, Any] = {**self._pool.connection_kwargs, **_PATIENT}
+            settings |= {"host": address[0], "port": address[1]}
             pool = ConnectionPool(connection_class=self._pool.connection_class, **settings)
             client: Any = Redis.from_pool(pool)
             try:
                 async with client.pubsub() as events:
-                    await events.psubscribe(_BEGINS, _SWITCHED, _GIVEN_UP)
-                    self._heard.add(address)
-                    pause = _FIRST_PAUSE
+                    async with asyncio.timeout(_CHECK):
+                        await self._subscribe(events)
+                    self._is_failing_over |= await self._is_in_progress(client)
+                    self._heard[address] = client
+                    self._checked(address)
+                    pause = 0.0
                     async for event in events.listen():
                         if event["type"] == "pmessage":
                             self._take(_text(event["channel"]), _text(event["data"]))
-            except (RedisError, OSError):
+            except _BROKEN:
                 pass  # it is down, or does not let us subscribe; the others are listened to as well
             finally:
-                self._heard.discard(address)
-                with contextlib.suppress(RedisError, OSError):
+                if self._heard.pop(address, None) is not None:
+                    self._checking.add(address)  # until it was asked again, at once, or is found to be down
+                    self._decide()
+                else:
+                    self._checked(address)
+                with contextlib.suppress(*_BROKEN):
                     await client.aclose()
             await asyncio.sleep(pause)
-            pause = min(_LAST_PAUSE, pause * 2)
+            pause = min(_LAST_PAUSE, max(0.1, pause * 2))
+
+    async def _subscribe(self, events: Any) -> None:
+        await events.psubscribe(*_CHANNELS)
+        confirmed = 0
+        while confirmed < len(_CHANNELS):
+            event = await events.get_message(timeout=_CHECK)
+            confirmed += event is not None and event["type"] == "psubscribe"
+            if event is not None and event["type"] == "pmessage":
+                self._take(_text(event["channel"]), _text(event["data"]))
+
+    def _checked(self, address: tuple[str, int]) -> None:
+        self._checking.discard(address)
+        self._decide()
 
     def _take(self, channel: str, data: str) -> None:
-        """Tell the observer. It reads ``master <name> <host> <port>``, or ``<name> <old> <port> <new> <port>``."""
+        """Take what was published: ``master <name> <host> <port>``, or ``<name> <old> <port> <new> <port>``."""
         words = data.split(" ")
         if channel == _SWITCHED:
             if len(words) == _SWITCH_WORDS and words[0] == self._service and (words[2] + words[4]).isdecimal():
                 old, new = (words[1], int(words[2])), (words[3], int(words[4]))
                 if self._primary.switched(old, new):
                     self._observer.primary_is(*new)
-                    self._observer.failover_ends()
+                    self._is_failing_over = False
         elif words[:2] == ["master", self._service]:
-            if channel == _BEGINS:
-                self._observer.failover_begins()
-            else:
-                self._observer.failover_ends()
+            self._is_failing_over = channel == _BEGINS
+        self._decide()
 
 
 def _text(value: str | bytes) -> str:

@@ -12,7 +12,7 @@ from redis_state.errors import ServerRefusedError
 from redis_state.redis_py.credentials import on_new_credentials
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
     from redis_state.redis_py.topology import OpenedConnection, PrimaryObserver, Topology
 
@@ -98,8 +98,9 @@ class Standalone:
     async def learn(self, failed: str) -> None:
         """Nothing to learn: a pool asks Sentinel for every connection."""
 
-    async def watch(self, observer: PrimaryObserver) -> None:
+    def watch(self, observer: PrimaryObserver) -> Coroutine[Any, Any, None] | None:
         """Nobody names another primary."""
+        return None
 
     def on_new_credentials(self, call: Callable[[], None]) -> None:
         pool = self._client.connection_pool

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
 OpenedConnection = Any  # redis.asyncio.connection.AbstractConnection, whose annotations are incomplete
 
@@ -36,12 +36,12 @@ class Server(Protocol):
 class PrimaryObserver(Protocol):
     """Who is told what Sentinels say about the primary."""
 
-    def failover_begins(self) -> None:
-        """A failover has begun: what the primary acknowledges from now on may be lost."""
+    def hold_writes(self) -> None:
+        """What the primary acknowledges from now on may be lost: a failover is under way, or nobody knows."""
         ...
 
-    def failover_ends(self) -> None:
-        """The failover was ended, or given up."""
+    def release_writes(self) -> None:
+        """No failover is under way."""
         ...
 
     def primary_is(self, host: str, port: int) -> None:
@@ -92,8 +92,8 @@ class Topology(Protocol):
         """Learn the routes, again if they are known; from the server called `failed` only if no other answers."""
         ...
 
-    async def watch(self, observer: PrimaryObserver) -> None:
-        """Tell an observer what is said of the primary, until cancelled; return where nobody says anything."""
+    def watch(self, observer: PrimaryObserver) -> Coroutine[Any, Any, None] | None:
+        """What tells an observer what is said of the primary, until cancelled; None where nobody says anything."""
         ...
 
     def on_new_credentials(self, call: Callable[[], None]) -> None:

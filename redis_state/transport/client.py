@@ -40,6 +40,9 @@ os.register_at_fork(after_in_child=_note_fork)
 class Client:
     """Takes requests of one event loop in one process.
 
+    Attributes:
+        budget: Seconds that an operation may take.
+
     All of its state:
         dispatcher: what carries requests out; None before the first one.
         loop, forks: where the first request was made.
@@ -66,6 +69,7 @@ class Client:
         log: logging.Logger,
         prepare: Callable[[Callable[[Request], Awaitable[Any]]], Awaitable[None]],
     ) -> None:
+        self.budget = limits.budget
         self._topology = topology
         self._limits = limits
         self._log = log
@@ -207,17 +211,22 @@ class Client:
 
     # Closing
 
-    async def aclose(self) -> None:
-        """Let what was taken end, within the budget, then fail the rest and close. May be called again."""
+    async def aclose(self) -> bool:
+        """Let what was taken end, within the budget, then fail the rest and close. May be called again.
+
+        Returns:
+            Whether this is where it was opened: what a fork's parent or an ended event loop has left is not waited for.
+        """
         loop = asyncio.get_running_loop()
         if self._forks != _forks or (self._loop is not None and self._loop.is_closed()):
             self._closed = self._ended = True  # its connections are somebody else's, or gone with their loop
-            return
+            return False
         self.check_home()
         if self._closing is None:
             self._closed = True
             self._closing = loop.create_task(self._close())
         await asyncio.shield(self._closing)
+        return True
 
     async def _close(self) -> None:
         dispatcher = self._dispatcher

@@ -181,8 +181,9 @@ class Dispatcher:
             self.connected = True
             self._patience = self.limits.budget
             self.topology.on_new_credentials(self._reconnect)
-            if not self.topology.is_cluster:
-                self._watching = self.spawn(self.topology.watch(self))
+            watch = self.topology.watch(self)
+            if watch is not None:
+                self._watching = self.spawn(watch)
 
     def unreachable(self, pool: NodePool, failure: Failure) -> None:
         """Deal with a server that cannot be connected to."""
@@ -221,19 +222,21 @@ class Dispatcher:
 
     # Sentinel
 
-    def failover_begins(self) -> None:
+    def hold_writes(self) -> None:
         """Hold writes, each as long as it has time: what the old primary acknowledges from now on may be lost."""
-        self.log.debug("a failover begins: writes wait")
+        if self._closed:
+            return
+        self.log.debug("a failover is under way, or may be: writes wait")
         self._gate.shut(self._loop.time() + _LONGEST_FAILOVER)
         self.pending.start = self._start
         for pool in self.pools.values():
             self._gate.hold(pool.take(lambda request: request.writes))
         self.wake_in(self._tick_every)
 
-    def failover_ends(self) -> None:
+    def release_writes(self) -> None:
         """Send the writes that were held."""
         if self._gate.is_shut:
-            self.log.debug("the failover has ended")
+            self.log.debug("writes go on")
             self._route_all(self._gate.open())
 
     def primary_is(self, host: str, port: int) -> None:
@@ -268,7 +271,7 @@ class Dispatcher:
                 following = min(following, pool.check(now))
             self.recovery.resume(now)
             if self._gate.until <= now:
-                self.failover_ends()
+                self.release_writes()
             self._unopened = [request for request in self._unopened if not request.future.done()]
             self._gate.forget_settled()
             self.routes.forget_settled()

@@ -22,12 +22,14 @@ class Sentinel(Node):
     All of its state:
         named: the primary that it names.
         others: the other Sentinels.
+        fails_over: whether it runs a failover.
     """
 
     def __init__(self, loop: VirtualLoop, dice: Dice, port: int, primary: Node) -> None:
         super().__init__(loop, dice, "127.0.0.1", port)
         self.named = primary
         self.others: list[Sentinel] = []
+        self.fails_over = False
 
     def execute(self, session: Session, request: list[bytes], name: bytes) -> bytes | None:
         if name in (b"SUBSCRIBE", b"PSUBSCRIBE"):
@@ -46,6 +48,9 @@ class Sentinel(Node):
         self.asked.append(self.loop.time())
         if what == b"get-master-addr-by-name":
             return [self.named.host.encode(), b"%d" % self.named.port]
+        if what == b"master":
+            flags = b"master,failover_in_progress" if self.fails_over else b"master"
+            return [b"name", SERVICE.encode(), b"flags", flags]
         if what == b"sentinels":
             return [
                 [
@@ -64,6 +69,7 @@ class Sentinel(Node):
 
     def publish(self, channel: str, text: str) -> None:
         """Tell those who listen."""
+        self.fails_over = channel == "+try-failover"
         if self.stopped:
             self.later(lambda: self.publish(channel, text))
             return

@@ -106,8 +106,9 @@ class Evictions:
             )
             values = await asyncio.gather(*(submit(command(slot, "GET", state, fits=is_value)) for state in states))
             for state, value in zip(states, values, strict=True):
-                if value is not None:
-                    entry = (self._score(value), self._keys.session_of(state))
+                session_id = self._keys.session_of(state)
+                if value is not None and session_id is not None:
+                    entry = (self._score(value), session_id)
                     await submit(command(slot, "ZADD", index, "NX", *entry, fits=is_integer))
             if not walk.to(cursor):
                 break

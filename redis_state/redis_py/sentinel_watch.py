@@ -7,7 +7,6 @@ import contextlib
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from redis.asyncio import ConnectionPool, Redis
-from redis.exceptions import RedisError
 
 if TYPE_CHECKING:
     from redis.asyncio.sentinel import Sentinel
@@ -21,6 +20,7 @@ _ASK_EVERY: Final = 10.0  # seconds between two questions while a Sentinel is he
 _ASK_UNHEARD: Final = 1.0  # seconds while none is
 _PATIENT: Final[dict[str, Any]] = {"socket_timeout": None, "socket_keepalive": True}  # silence is no failure
 _SWITCH_WORDS: Final = 5
+_MOST: Final = 100  # Sentinels that are listened to
 _FIRST_PAUSE, _LAST_PAUSE = 0.1, 2.0  # seconds before a lost subscription is made again
 
 
@@ -66,7 +66,7 @@ class SentinelWatch:
                 kwargs = client.connection_pool.connection_kwargs
                 self._listen_to((str(kwargs["host"]), int(kwargs["port"])))
             while True:
-                with contextlib.suppress(RedisError, OSError, ValueError):
+                with contextlib.suppress(Exception):  # redis-py trips over a reply that makes no sense in many ways
                     sentinels: Any = self._sentinels
                     address: Any = await sentinels.discover_master(self._service)
                     if await self._primary.is_primary(tuple(address)):
@@ -86,7 +86,7 @@ class SentinelWatch:
         return await client.sentinel_sentinels(self._service, return_responses=True)
 
     def _listen_to(self, address: tuple[str, int]) -> None:
-        if address not in self._listeners:
+        if address not in self._listeners and len(self._listeners) < _MOST:
             self._listeners[address] = asyncio.get_running_loop().create_task(self._listen(address))
 
     async def _listen(self, address: tuple[str, int]) -> None:
@@ -108,11 +108,11 @@ class SentinelWatch:
                     async for event in events.listen():
                         if event["type"] == "pmessage":
                             self._take(_text(event["channel"]), _text(event["data"]))
-            except (RedisError, OSError):
+            except Exception:  # noqa: BLE001, S110  # as above
                 pass  # it is down, or does not let us subscribe; the others are listened to as well
             finally:
                 self._heard.discard(address)
-                with contextlib.suppress(RedisError, OSError):
+                with contextlib.suppress(Exception):
                     await client.aclose()
             await asyncio.sleep(pause)
             pause = min(_LAST_PAUSE, pause * 2)

@@ -12,7 +12,7 @@ import pytest
 from support.scripted import Command, Deed, ScriptedServer, bulk
 from support.timed import SLACK, Store, messages, state, url_of
 
-from redis_state import AgentState, RedisStateStore, SessionInfo, StateStoreError
+from redis_state import AgentState, Message, RedisStateStore, SessionInfo, StateStoreError
 from redis_state.index import cursors
 
 if TYPE_CHECKING:
@@ -112,6 +112,21 @@ OPERATIONS: Final = {
     "delete": Operation(lambda store: store.delete("a", "s"), one_of(bool), (b"DEL", b"EXEC")),
     "list": Operation(lambda store: store.list("a"), each_is(list, of=str), SCRIPT),
     "list some": Operation(lambda store: store.list("a", limit=3), each_is(list, of=str), SCRIPT),
+    "list by ranges": Operation(
+        lambda store: store.list("a"),
+        each_is(list, of=str),
+        (b"ZRANGEBYSCORE", b"ZCARD", b"EXISTS", b"EVAL"),
+        answers={
+            b"EVAL": b"*4\r\n:1\r\n:0\r\n:0\r\n*0\r\n",
+            b"ZRANGEBYSCORE": b"*1\r\n$1\r\ns\r\n",
+            b"ZCARD": b":1\r\n",
+            b"EXISTS": b":0\r\n",
+        },
+    ),
+    "merge": Operation(lambda store: store.merge("a", "s", {"context": {"x": 1}}), one_of(int), SCRIPT),
+    "load_messages": Operation(lambda store: store.load_messages("a", "s", limit=3), each_is(list, of=Message), SCRIPT),
+    "fork": Operation(lambda store: store.fork("a", "s", "t"), one_of(int), (b"GET", b"EVAL")),
+    "save with a key": Operation(lambda store: store.save(state(), key="k"), one_of(type(None)), SCRIPT),
     "count": Operation(lambda store: store.count("a"), one_of(int), SCRIPT),
     "sessions": Operation(lambda store: iterated(store.sessions("a")), each_is(list, of=SessionInfo), SCRIPT),
     "exists": Operation(lambda store: store.exists("a", "s"), one_of(bool), (b"EXISTS",)),

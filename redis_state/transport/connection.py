@@ -203,7 +203,7 @@ class Connection(asyncio.Protocol):
                     completed, self._partial = True, 0
                 else:
                     self._partial += min(_SLICE, len(data) - start)
-            if walked or headers.is_inside or data[-1] != _LINE_END or reader.has_data():
+            if walked or not completed or headers.is_inside or data[-1] != _LINE_END or reader.has_data():
                 unparsed = reader.len() if reader.has_data() else 0
                 headers.after(data, unparsed, walked=walked, completed=completed)
                 if self._partial > LARGE and not self.inflight:

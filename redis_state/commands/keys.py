@@ -231,17 +231,22 @@ class Keys:
 
     def agent_of(self, key: bytes) -> str | None:
         """The agent whose index or state stands under a key, None where the key is not this library's."""
-        tag = key[key.index(b"{") + 1 : key.index(b"}")]
-        try:
-            return check_id(unquote(tag.partition(b":")[0].decode(), errors="strict"), "agent_id")
-        except (UnicodeDecodeError, InvalidIdError):
-            return None
+        tag, is_tag, _ = key.partition(b"{")[2].partition(b"}")
+        return _id_of(tag.partition(b":")[0], "agent_id") if is_tag else None
 
     def pattern_of(self, partition: Partition) -> bytes:
         """A SCAN pattern for the state keys of one partition."""
         tag = partition.index[partition.index.rindex(b"{") :]
         return self.state_pattern.partition(b"{")[0] + re.sub(rb"([*?\[\]\\^])", rb"\\\1", tag) + b":*"
 
-    def session_of(self, key: bytes) -> str:
-        """The session whose state stands under a key, given as SCAN returns it."""
-        return unquote(key[key.index(b"}:") + 2 :].decode(), errors="strict")
+    def session_of(self, key: bytes) -> str | None:
+        """The session whose state stands under a key, None where the key is not this library's."""
+        return _id_of(key.partition(b"}:")[2], "session_id")
+
+
+def _id_of(escaped: bytes, kind: str) -> str | None:
+    """The id that stands in a key; None where none does."""
+    try:
+        return check_id(unquote(escaped.decode(), errors="strict"), kind)
+    except (UnicodeDecodeError, InvalidIdError):
+        return None

@@ -50,6 +50,15 @@ def values_of(count: int) -> Callable[[Any], bool]:
     return are_values
 
 
+def statuses_of(count: int) -> Callable[[Any], bool]:
+    """So many integers."""
+
+    def are_statuses(reply: Any) -> bool:
+        return is_list(reply) and len(reply) == count and set(map(type, reply)) <= {int}
+
+    return are_statuses
+
+
 def is_cursor(text: Any) -> bool:
     """Where a SCAN goes on."""
     return type(text) is bytes and text.isdigit() and len(text) <= _DIGITS

@@ -104,10 +104,11 @@ class Evictions:
             cursor, states = await submit(
                 command(slot, "SCAN", walk.cursor, "MATCH", pattern, "COUNT", _COUNT, fits=is_scan)
             )
-            values = await asyncio.gather(*(submit(command(slot, "GET", state, fits=is_value)) for state in states))
+            values = await asyncio.gather(*(_value(submit, slot, state) for state in states))
             for state, value in zip(states, values, strict=True):
-                if value is not None:
-                    entry = (self._score(value), self._keys.session_of(state))
+                session_id = self._keys.session_of(state)
+                if value is not None and session_id is not None:
+                    entry = (self._score(value), session_id)
                     await submit(command(slot, "ZADD", index, "NX", *entry, fits=is_integer))
             if not walk.to(cursor):
                 break
@@ -140,3 +141,13 @@ class Evictions:
         asked = [each for each in self._evicts.values() if isinstance(each, asyncio.Task)]
         if asked:
             await asyncio.wait(asked)
+
+
+async def _value(submit: Callable[[Request], Awaitable[Any]], slot: int, state: bytes) -> bytes | None:
+    """The value under a key, None where something else stands there."""
+    try:
+        return await submit(command(slot, "GET", state, fits=is_value))
+    except ServerRefusedError as error:
+        if error.code == "WRONGTYPE":
+            return None
+        raise

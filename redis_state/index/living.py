@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from redis_state.commands.request import Request, command
 from redis_state.commands.scripts import PRUNE
-from redis_state.commands.shapes import is_integer, is_list
+from redis_state.commands.shapes import is_integer, statuses_of
 from redis_state.index.entries import plain_ids, state_key
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ async def living(submit: Submit, partition: Partition, members: Sequence[bytes])
         members, keys = await _sessions(submit, partition, members)
     if not keys or await submit(command(partition.slot, "EXISTS", *keys, fits=is_integer)) == len(keys):
         return list(members), 0
-    request = Request(b"", partition.slot).call(PRUNE, (partition.index, *keys), members, _is_pruned)
+    request = Request(b"", partition.slot).call(PRUNE, (partition.index, *keys), members, statuses_of(len(members)))
     found = await submit(request)
     return [member for member, kind in zip(members, found, strict=True) if kind == 1], found.count(-1)
 
@@ -56,8 +56,3 @@ async def checked(submit: Submit, partition: Partition, members: Sequence[bytes]
     if plain_ids(members) is not None:
         return members
     return (await living(submit, partition, members))[0] if unsure else (await _sessions(submit, partition, members))[0]
-
-
-def _is_pruned(reply: Any) -> bool:
-    """1, 0 or -1 for each."""
-    return is_list(reply) and set(map(type, reply)) <= {int}

@@ -203,7 +203,7 @@ class Connection(asyncio.Protocol):
                     completed, self._partial = True, 0
                 else:
                     self._partial += min(_SLICE, len(data) - start)
-            if walked or headers.is_inside or data[-1] != _LINE_END or reader.has_data():
+            if walked or not completed or headers.is_inside or data[-1] != _LINE_END or reader.has_data():
                 unparsed = reader.len() if reader.has_data() else 0
                 headers.after(data, unparsed, walked=walked, completed=completed)
                 if self._partial > LARGE and not self.inflight:
@@ -223,7 +223,13 @@ class Connection(asyncio.Protocol):
         """Hand out the replies that are complete. Returns whether there was one."""
         gets, inflight, settle, replicas = self._reader.gets, self.inflight, self._settle, self._limits.replicas
         taken, left = False, self._left
-        while (reply := gets()) is not _NOT_ENOUGH:
+        while True:
+            try:
+                reply = gets()
+            except TypeError:  # the key of a map that cannot be one
+                raise UnreadableReplyError from None
+            if reply is _NOT_ENOUGH:
+                break
             taken = True
             kind: type = type(reply)  # pyright: ignore[reportUnknownVariableType]
             if kind is bytes and left > 1:  # OK or QUEUED of a transaction

@@ -21,7 +21,7 @@ _SMALL: Final = re.compile(
     rb"(?:\+OK\r\n\+QUEUED\r\n\+QUEUED\r\n\*2\r\n(?:\+OK|\$-1)\r\n:[01]\r\n"
     rb"|[+:,#_(-][^\r\n]*\r\n|[*>~%|][0-9]{1,3}\r\n|[$=*>~%]-1\r\n)*"
 ).match
-_STRING, _VERBATIM, _ARRAY, _PUSH, _SET, _MAP, _ATTRIBUTE = b"$=*>~%|"
+_STRING, _VERBATIM, _ARRAY, _PUSH, _SET, _ATTRIBUTE = b"$=*>~|"
 _AGGREGATES: Final = frozenset(b"*>~%|")
 _KINDS: Final = _AGGREGATES | frozenset(b"$=+-:,#_(")
 _LINE_END: Final = b"\n"[0]
@@ -53,8 +53,8 @@ class Headers:
         Raises:
             UnreadableReplyError: An aggregate is too large.
         """
-        # The parser allocates what is announced, before it comes. To look for a byte costs next to nothing.
-        if _ARRAY in data or _PUSH in data or _SET in data or _MAP in data or _ATTRIBUTE in data or self._begun:
+        # The parser allocates what is announced before it comes, except for maps. Looking for a byte is almost free.
+        if _ARRAY in data or _PUSH in data or _SET in data or _ATTRIBUTE in data or self._begun:
             self._walk(data)
             return True
         return False
@@ -74,7 +74,9 @@ class Headers:
         """
         size = len(data)
         if not walked:
-            if not unparsed and data[-1] == _LINE_END:  # an item that has begun would show, but for its first byte
+            if (
+                completed and not unparsed and data[-1] == _LINE_END
+            ):  # an item that has begun would show, but for its first byte
                 self._skip = 0
             elif self._skip > size:
                 self._skip -= size

@@ -53,11 +53,17 @@ class Endless:
                 found = STATE if command[3].endswith(b"{a}:*") else INDEX
                 return array(bulk(self.cursors(command)), array(bulk(found)))
             case [b"EVAL" | b"EVALSHA", _, b"1", _, _, _, _]:  # a part of an index by cursor
-                return array(bulk(self.cursors(command)), b":1\r\n", b":1\r\n", bulk(b"s"), bulk(b"1"))
-            case [b"EVAL" | b"EVALSHA", _, b"1", _, _, _, _, _]:  # a page of an index
-                return array(b":1\r\n", b":0\r\n")
-            case [b"ZRANGE", *_]:
+                return array(
+                    bulk(self.cursors(command)), b":1\r\n", b":1\r\n", b":0\r\n", array(bulk(b"s"), bulk(b"1"))
+                )
+            case [b"EVAL" | b"EVALSHA", _, b"1", _, _, _, _, _, _]:  # a page of an index
+                return array(b":1\r\n", b":0\r\n", b":0\r\n", array())
+            case [b"EVAL" | b"EVALSHA", _, b"1", _, _]:  # what divides an index into parts
+                return array()
+            case [b"ZRANGE" | b"ZRANGEBYSCORE", *_]:
                 return array(bulk(b"s"))
+            case [b"ZCARD", _]:  # more than there are, so that a walk by cursor looks for the rest
+                return b":2\r\n"
             case [b"ZSCORE", *_]:
                 return bulk(None)
             case [b"INFO", b"memory"] if self.evicts:

@@ -10,7 +10,7 @@ from typing import Final
 import pytest
 
 from redis_state import AgentState, RedisStateStore, ServerRefusedError
-from redis_state.testing import RedisServer
+from redis_state.testing import CommandError, RedisServer
 
 POLICIES: Final = (
     *("noeviction", "allkeys-lru", "allkeys-lfu", "allkeys-random"),
@@ -71,3 +71,35 @@ async def test_a_listing_is_true_after_eviction(policy: str, *, expires: bool) -
             if there:
                 busy.add(agent_id)
         assert {agent_id async for agent_id in store.agents()} == busy
+
+
+STRANGE: Final = {  # what stands under keys that look as those of states
+    "another type": ("RPUSH", "forge:state:{a}:list", "x"),
+    "no id": ("SET", b"forge:state:{a}:%FF", "x"),
+    "an escape that ends": ("SET", b"forge:state:{a}:%", "x"),
+    "bytes": ("SET", b"forge:state:{a}:\xff\xfe", "x"),
+    "no name": ("SET", "forge:state:{a}:", "x"),
+    "a long name": ("SET", "forge:state:{a}:" + "x" * 5000, "x"),
+}
+
+
+@pytest.mark.parametrize("kind", STRANGE)
+async def test_an_index_is_built_again_beside_what_is_no_state(kind: str) -> None:
+    """What somebody else has written under a key like that of a state fails no listing."""
+    async with (
+        RedisServer(config={"maxmemory-policy": "allkeys-random"}) as server,
+        RedisStateStore.from_url(server.url) as store,
+    ):
+        server.command("SET", "filler", "x" * 1000)
+        server.command("CONFIG", "SET", "maxmemory", 1)
+        with pytest.raises(CommandError):
+            server.command("SET", "filler", "y")
+        server.command("CONFIG", "SET", "maxmemory", 0)
+        assert evicted(server) > 0
+        for session_id in ("s1", "s2"):
+            await store.save(AgentState(agent_id="a", session_id=session_id))
+        server.command(*STRANGE[kind])
+        server.command("DEL", "forge:state:sessions:{a}")
+        assert sorted(await store.list("a")) == ["s1", "s2"]
+        assert {agent_id async for agent_id in store.agents()} == {"a"}
+        assert await store.delete_agent("a") == 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import random
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 from weakref import WeakValueDictionary
 
@@ -20,11 +20,43 @@ if TYPE_CHECKING:
     from redis_state.protocol import StateStore
 
 
-_PATIENCE: Final = 0.1  # seconds that an update waits for those ahead of it
+_PATIENCE: Final = 0.1  # seconds that an update waits for those ahead of it while none of them ends
 
 
 class _Versioned(Protocol):
     version: int
+
+
+class _Line:
+    """The updates of one session that go one after the other.
+
+    Attributes:
+        lock: Whose turn it is.
+        ended: How many attempts have ended, also of those who are in no line.
+    """
+
+    __slots__ = ("__weakref__", "ended", "lock")
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.ended = 0
+
+    async def wait(self) -> bool:
+        """Wait for a turn as long as the line moves: the one ahead may be slow. Returns whether it has come."""
+        turn = asyncio.ensure_future(self.lock.acquire())
+        try:
+            before = -1
+            while not turn.done() and before != self.ended:
+                before = self.ended
+                await asyncio.wait((turn,), timeout=_PATIENCE)
+        except asyncio.CancelledError:
+            if turn.done():
+                self.lock.release()
+            raise
+        finally:
+            if not turn.done():
+                turn.cancel()
+        return turn.done() and not turn.cancelled()
 
 
 class Lines:
@@ -33,28 +65,26 @@ class Lines:
     Without that, of many that start together one succeeds and the others have worked in vain, again and again.
 
     All of its state:
-        locks: for each session that is contended, a lock, as long as somebody holds it or waits for it.
+        lines: for each session that is contended, its line, as long as somebody is in it.
     """
 
     def __init__(self) -> None:
-        self._locks: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
+        self._lines: WeakValueDictionary[tuple[str, str], _Line] = WeakValueDictionary()
 
     @asynccontextmanager
     async def turn(self, session: tuple[str, str], *, contended: bool) -> AsyncGenerator[None]:
-        """Wait for a turn, where there is a line or one is needed, but not long: the one ahead may be slow."""
-        lock = self._locks.get(session)
-        if lock is None and contended:
-            lock = self._locks[session] = asyncio.Lock()
-        has_turn = False
-        if lock is not None:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_PATIENCE):
-                    has_turn = await lock.acquire()
+        """Wait for a turn, where there is a line or one is needed."""
+        line = self._lines.get(session)
+        if line is None and contended:
+            line = self._lines[session] = _Line()
+        has_turn = line is not None and await line.wait()
         try:
             yield
         finally:
-            if lock is not None and has_turn:
-                lock.release()
+            if line is not None and has_turn:
+                line.lock.release()
+            if (line := self._lines.get(session)) is not None:
+                line.ended += 1
 
 
 async def update(

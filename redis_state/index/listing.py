@@ -10,12 +10,13 @@ import asyncio
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Final
 
+from redis_state.commands.keys import plain_ids
 from redis_state.commands.request import Replay, command
 from redis_state.commands.shapes import is_integer, is_scan, is_texts
 from redis_state.commands.writes import Delete
 from redis_state.errors import ServerRefusedError
 from redis_state.index.cursors import Walk
-from redis_state.index.entries import Entry, newest_first, plain_ids, state_key
+from redis_state.index.entries import Entry, newest_first, state_key
 from redis_state.index.pages import PAGE, Pages, newest, scan, scan_all
 from redis_state.index.whole import all_ids
 from redis_state.transport.dispatcher import NodeGoneError
@@ -52,8 +53,8 @@ class Listing:
         if limit is None:
             return await self._all(submit, parts[0]) if len(parts) == 1 else await self._sorted(submit, parts)
         if len(parts) == 1 and limit <= _IDS:
-            ids, is_enough = await self._first(submit, parts[0], limit)
-            if is_enough:
+            ids, is_all = await self._first(submit, parts[0], limit)
+            if is_all or len(ids) == limit:
                 return ids
         found: list[str] = []
         async with aclosing(self._in_order(submit, parts, None, min(PAGE, limit))) as entries:
@@ -69,17 +70,17 @@ class Listing:
         return sum(map(len, found))
 
     async def _first(self, submit: Submit, partition: Partition, size: int) -> tuple[list[str], bool]:
-        """The newest sessions of one partition by one script, and whether these are all, or as many as were wanted."""
+        """The newest sessions of one partition by one script, and whether these are all; none where it cannot tell."""
         if self.evictions.possible:
             await self.evictions.restore(submit, partition)
         more, _, _, members = await submit(newest(partition, size))
         ids = plain_ids(members)
-        return ids or [], ids is not None and (not more or len(ids) == size)
+        return ids or [], ids is not None and not more
 
     async def _all(self, submit: Submit, partition: Partition) -> list[str]:
         """All sessions of one partition, newest first."""
-        found, is_enough = await self._first(submit, partition, _IDS)
-        if is_enough and len(found) < _IDS:
+        found, is_all = await self._first(submit, partition, _IDS + 1)
+        if is_all:
             return found
         ids = await all_ids(submit, partition)
         return await self._sorted(submit, (partition,)) if ids is None else ids

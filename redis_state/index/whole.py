@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from redis_state.commands.request import Request, command
 from redis_state.commands.scripts import BOUNDS
 from redis_state.commands.shapes import is_integer, is_scored, is_texts
-from redis_state.index.entries import plain_ids
-from redis_state.index.living import living
+from redis_state.index.living import living_ids
 
 if TYPE_CHECKING:
     from redis_state.commands.keys import Partition
@@ -43,10 +42,9 @@ async def all_ids(submit: Submit, partition: Partition) -> list[str] | None:
     async def look() -> None:
         nonlocal vanished
         for number in remaining:
-            members, gone = await living(submit, partition, pieces[number])
+            found[number], gone = await living_ids(submit, partition, pieces[number])
             pieces[number] = []
             vanished += gone
-            found[number] = plain_ids(members) or [member.decode() for member in members]
 
     await asyncio.gather(*(look() for _ in range(_AT_A_TIME)))
     return list(chain.from_iterable(found)) if is_complete and not vanished else None

@@ -55,3 +55,13 @@ async def newest_first(*parts: Iterable[Entry]) -> AsyncGenerator[Sequence[Entry
     while found := list(islice(entries, SLICE)):
         yield found
         await asyncio.sleep(0)
+
+
+async def joined(pieces: list[list[str]]) -> list[str]:
+    """One list of several, a slice at a time."""
+    found = pieces[0] if pieces else []
+    for number in range(1, len(pieces)):
+        found += pieces[number]
+        pieces[number] = []
+        await asyncio.sleep(0)
+    return found

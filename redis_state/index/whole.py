@@ -10,7 +10,7 @@ are looked for. Whoever reads it turns to ZSCAN then.
 from __future__ import annotations
 
 import asyncio
-from itertools import chain, pairwise
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
 from redis_state.commands.request import Request, command
@@ -27,8 +27,8 @@ _LOOK: Final = 500  # states that one command looks for
 _AT_A_TIME: Final = 4  # such commands in flight
 
 
-async def all_ids(submit: Submit, partition: Partition) -> list[str] | None:
-    """The ids of all sessions that have a state, newest first; None where some may be missing.
+async def all_ids(submit: Submit, partition: Partition) -> list[list[str]] | None:
+    """The ids of all sessions that have a state, newest first and in pieces; None where some may be missing.
 
     Args:
         submit: Sends a request.
@@ -47,7 +47,7 @@ async def all_ids(submit: Submit, partition: Partition) -> list[str] | None:
             vanished += gone
 
     await asyncio.gather(*(look() for _ in range(_AT_A_TIME)))
-    return list(chain.from_iterable(found)) if is_complete and not vanished else None
+    return found if is_complete and not vanished else None
 
 
 async def _read(submit: Submit, partition: Partition) -> tuple[list[list[bytes]], bool]:

@@ -12,7 +12,7 @@ from redis_state.errors import InvalidIdError
 from redis_state.models import SessionInfo
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterable, Sequence
+    from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 
     from redis_state.commands.keys import Partition
 
@@ -47,14 +47,26 @@ async def newest_first(*parts: Iterable[Entry]) -> AsyncGenerator[Sequence[Entry
     for part in parts:
         entries = iter(part)
         while run := list(islice(entries, SLICE)):
-            run.sort(reverse=True)
+            run.sort()
             runs.append(run)
             await asyncio.sleep(0)
-    merged = runs[0] if len(runs) == 1 else heapq.merge(*runs, reverse=True)
-    entries = iter(merged)
+    async for merged in merge(runs):
+        yield merged
+
+
+async def merge(runs: list[list[Entry]]) -> AsyncGenerator[Sequence[Entry]]:
+    """Merge entries that are sorted, oldest first, and hand them out newest first, a slice at a time."""
+    entries = heapq.merge(*map(_drained, runs), reverse=True)
     while found := list(islice(entries, SLICE)):
         yield found
-        await asyncio.sleep(0)
+        if len(found) == SLICE:
+            await asyncio.sleep(0)
+
+
+def _drained(run: list[Entry]) -> Iterator[Entry]:
+    """The entries from the last to the first, each forgotten at once: all at the end would hold the loop."""
+    while run:
+        yield run.pop()
 
 
 async def joined(pieces: list[list[str]]) -> list[str]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import random
 import re
-import string
 import zlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -35,7 +34,7 @@ _RECENT_SESSIONS: Final = 4096
 # All that means something in a key, in a glob pattern or on a terminal; everything else stays readable.
 _SPECIAL: Final = re.compile(r"[\x00-\x20%:{}*?\[\]\\^\x7f]")
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_.@+=/-]{1,512}").fullmatch
-_PLAIN_BYTES: Final = (string.ascii_letters + string.digits + "_.@+=/-").encode()
+_SPECIAL_BYTES: Final = bytes(each for each in range(128) if _SPECIAL.match(chr(each)))
 
 
 def _percent(match: re.Match[str]) -> str:
@@ -96,9 +95,13 @@ def plain_ids(members: Sequence[bytes]) -> list[str] | None:
         return []
     text = b"\n".join(members)
     lengths = set(map(len, members))
-    if len(text.translate(None, _PLAIN_BYTES)) != len(members) - 1 or 0 in lengths or max(lengths) > MAX_ID_BYTES:
+    if len(text) - len(text.translate(None, _SPECIAL_BYTES)) != len(members) - 1:
         return None
-    return text.decode().split("\n")
+    if 0 in lengths or max(lengths) > MAX_ID_BYTES:
+        return None
+    with suppress(UnicodeDecodeError):
+        return text.decode().split("\n")
+    return None
 
 
 class Partition:

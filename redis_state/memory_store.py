@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import aclosing
 from dataclasses import dataclass
 from time import monotonic, perf_counter
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from redis_state.base_store import BaseStore
 from redis_state.checks import check, check_all, ids_of
-from redis_state.clock import Clock, microseconds, milliseconds, moment
+from redis_state.clock import Clock, microseconds, milliseconds
 from redis_state.codec import (
     MAX_STATE_BYTES,
     UNKNOWN,
@@ -32,17 +34,20 @@ from redis_state.errors import (
     StoreClosedError,
     VersionConflictError,
 )
+from redis_state.index.entries import SLICE, Entry, info, merge
 from redis_state.models import AgentState, S, SessionInfo
 from redis_state.protocol import Ids
 from redis_state.telemetry import Metrics
 from redis_state.update import Lines
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
     from datetime import datetime, timedelta
     from types import TracebackType
 
     from opentelemetry.metrics import MeterProvider
+
+_SLICE: Final = 512 * 1024  # bytes decoded before others have their turn
 
 
 @dataclass(slots=True)
@@ -186,10 +191,15 @@ class MemoryStateStore(BaseStore[S]):
         found: dict[str, S] = {}
         with self._metrics.load.measure() as measured:
             self._check(agent_id)
+            size = 0
             for session_id in ids_of(session_ids):
                 session = self._find(agent_id, session_id)
                 if session is not None:
                     found[session_id] = self._read(agent_id, session_id, session)
+                    size += len(session.value)
+                if size > _SLICE:
+                    size = 0
+                    await asyncio.sleep(0)  # others have their turn
             measured.count = len(found)
         return found
 
@@ -247,16 +257,21 @@ class MemoryStateStore(BaseStore[S]):
         with self._metrics.delete.measure() as measured:
             deleted = self._find(agent_id, session_id) is not None
             if deleted:
-                del self._agents[agent_id][session_id]
-                if not self._agents[agent_id]:
-                    del self._agents[agent_id]
+                self._forget(agent_id, session_id)
             measured.count = int(deleted)
         return deleted
 
     async def list(self, agent_id: str, *, limit: int | None = None) -> list[str]:
         with self._metrics.list.measure():
             check("limit", limit)
-            return [session_id for _, session_id in self._newest(agent_id)][:limit]
+            self._check(agent_id)
+            ids: list[str] = []
+            async with aclosing(merge(await self._sorted(agent_id, limit))) as slices:
+                async for entries in slices:
+                    ids += [member.decode() for _, member in entries]
+                    if limit is not None and len(ids) >= limit:
+                        break
+            return ids[:limit]
 
     async def sessions(
         self, agent_id: str, *, limit: int | None = None, before: SessionInfo | datetime | None = None
@@ -264,16 +279,23 @@ class MemoryStateStore(BaseStore[S]):
         check("limit", limit)
         check("before", before)
         if isinstance(before, SessionInfo):
-            cursor = (microseconds(before.updated_at), before.session_id.encode())
+            cursor: Entry | None = (microseconds(before.updated_at), before.session_id.encode())
         else:
             cursor = None if before is None else (microseconds(before), b"")
-        entries = [e for e in self._newest(agent_id) if cursor is None or (e[0], e[1].encode()) < cursor]
-        for score, session_id in entries[:limit]:
-            if self._find(agent_id, session_id) is not None:
-                yield SessionInfo(session_id, moment(score))
+        self._check(agent_id)
+        shown = 0
+        async with aclosing(merge(await self._sorted(agent_id, limit, cursor))) as slices:
+            async for entries in slices:
+                for entry in entries:
+                    if shown == limit:
+                        return
+                    if self._find(agent_id, entry[1].decode()) is not None:
+                        yield info(entry)
+                        shown += 1
 
     async def count(self, agent_id: str) -> int:
-        return len(self._sessions(agent_id))
+        self._check(agent_id)
+        return sum([len(entries) async for entries in self._slices(agent_id)])
 
     async def exists(self, agent_id: str, session_id: str) -> bool:
         return self._find(agent_id, session_id) is not None
@@ -289,18 +311,24 @@ class MemoryStateStore(BaseStore[S]):
 
     async def delete_agent(self, agent_id: str, *, progress: Callable[[int], None] | None = None) -> int:
         check("progress", progress)
-        sessions = self._sessions(agent_id)
-        deleted = len(sessions)
-        self._agents.pop(agent_id, None)
-        if deleted and progress is not None:
-            progress(deleted)
+        self._check(agent_id)
+        deleted = 0
+        async for entries in self._slices(agent_id):
+            for _, member in entries:
+                self._forget(agent_id, member.decode())
+            deleted += len(entries)
+            if entries and progress is not None:
+                progress(deleted)
         return deleted
 
     async def agents(self) -> AsyncIterator[str]:
         self._check("any")
         for agent_id in list(self._agents):
-            if self._sessions(agent_id):
-                yield agent_id
+            async with aclosing(self._slices(agent_id)) as slices:
+                async for entries in slices:
+                    if entries:
+                        yield agent_id
+                        break
 
     async def ping(self) -> None:
         self._check("any")
@@ -331,28 +359,36 @@ class MemoryStateStore(BaseStore[S]):
     def _find(self, agent_id: str, session_id: str) -> _Session | None:
         """A session that has not expired."""
         self._check(agent_id, session_id)
+        return self._living(agent_id, session_id)
+
+    def _living(self, agent_id: str, session_id: str) -> _Session | None:
         session = self._agents.get(agent_id, {}).get(session_id)
         if session is None or session.expires_at > monotonic():
             return session
-        del self._agents[agent_id][session_id]
+        self._forget(agent_id, session_id)
         return None
 
-    def _sessions(self, agent_id: str) -> dict[str, _Session]:
-        """The agent's sessions that have not expired."""
-        self._check(agent_id)
-        now = monotonic()
-        sessions = {key: session for key, session in self._agents.get(agent_id, {}).items() if session.expires_at > now}
-        if sessions:
-            self._agents[agent_id] = sessions
-        else:
+    def _forget(self, agent_id: str, session_id: str) -> None:
+        sessions = self._agents.get(agent_id, {})
+        sessions.pop(session_id, None)
+        if not sessions:
             self._agents.pop(agent_id, None)
-        return sessions
 
-    def _newest(self, agent_id: str) -> list[tuple[int, str]]:
-        sessions = self._sessions(agent_id)
-        return sorted(
-            ((s.score, key) for key, s in sessions.items()), key=lambda e: (e[0], e[1].encode()), reverse=True
-        )
+    async def _slices(self, agent_id: str) -> AsyncGenerator[list[Entry]]:
+        """The agent's sessions that have not expired, so many at a time that others have their turn."""
+        session_ids = list(self._agents.get(agent_id, ()))
+        for start in range(0, len(session_ids), SLICE):
+            some = [(self._living(agent_id, each), each) for each in session_ids[start : start + SLICE]]
+            yield [(session.score, session_id.encode()) for session, session_id in some if session is not None]
+            if start + SLICE < len(session_ids):
+                await asyncio.sleep(0)
+
+    async def _sorted(self, agent_id: str, limit: int | None, before: Entry | None = None) -> list[list[Entry]]:
+        """The agent's sessions in slices, each oldest first, and no more of it than the newest that are wanted."""
+        return [
+            sorted(entry for entry in entries if before is None or entry < before)[-(limit or 0) :]
+            async for entries in self._slices(agent_id)
+        ]
 
     def _read(self, agent_id: str, session_id: str, session: _Session) -> S:
         if self._refresh_ttl and self._ttl is not None:

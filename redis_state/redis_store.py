@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AbstractContextManager, aclosing
 from datetime import datetime, timedelta
 from functools import partial
-from itertools import chain
 from time import perf_counter
 from types import TracebackType
 from typing import Any, Final, Self, Unpack
@@ -43,7 +42,7 @@ from redis_state.update import Lines
 from redis_state.writer import Writer
 
 _GET: Final = b"*2\r\n$3\r\nGET\r\n$%d\r\n%b\r\n"
-_SLICE: Final = 100  # states decoded before others have their turn
+_SLICE: Final = 512 * 1024  # bytes decoded before others have their turn
 
 
 class RedisStateStore(BaseStore[S]):
@@ -213,22 +212,23 @@ class RedisStateStore(BaseStore[S]):
         found: dict[str, S] = {}
         with self._metrics.load.measure() as measured, self._client.operation() as submit:
             self._keys.agent(agent_id)
-            wanted = ids_of(session_ids)
-            by_partition: dict[Partition, list[str]] = {}
-            for session_id in wanted:
-                by_partition.setdefault(self._keys.partition(agent_id, session_id), []).append(session_id)
             ttl = self._ttl if self._refresh_ttl else None
-            reads = [read_values(submit, partition, ids, ttl) for partition, ids in by_partition.items()]
-            values = chain.from_iterable(await asyncio.gather(*reads))
-            order = chain.from_iterable(by_partition.values())
-            for number, (session_id, value) in enumerate(zip(order, values, strict=True), 1):
-                if number % _SLICE == 0:
-                    await asyncio.sleep(0)  # others have their turn
-                if value is not None:
-                    found[session_id], origin = self._codec.decode(value, agent_id, session_id)
-                    self._types.adopt(found[session_id], origin)
+            reads = read_values(submit, self._keys, agent_id, ids_of(session_ids), ttl)
+            async with aclosing(reads) as values:
+                size = 0
+                async for some in values:
+                    for session_id, value in some:
+                        if value is None:
+                            continue
+                        state, origin = self._codec.decode(value, agent_id, session_id)
+                        self._types.adopt(state, origin)
+                        found[session_id] = state
+                        size += len(value)
+                        if size > _SLICE:
+                            size = 0
+                            await asyncio.sleep(0)  # others have their turn
             measured.count = len(found)
-        return {session_id: found[session_id] for session_id in wanted if session_id in found}
+        return found
 
     async def delete(self, agent_id: str, session_id: str) -> bool:
         with self._metrics.delete.measure() as measured:

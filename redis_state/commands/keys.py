@@ -13,7 +13,9 @@ from __future__ import annotations
 import random
 import re
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from itertools import groupby
 from typing import Final, TypeVar
 from urllib.parse import unquote
 
@@ -32,6 +34,7 @@ _RECENT_SESSIONS: Final = 4096
 # All that means something in a key, in a glob pattern or on a terminal; everything else stays readable.
 _SPECIAL: Final = re.compile(r"[\x00-\x20%:{}*?\[\]\\^\x7f]")
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_.@+=/-]{1,512}").fullmatch
+_SPECIAL_BYTES: Final = bytes(each for each in range(128) if _SPECIAL.match(chr(each)))
 
 
 def _percent(match: re.Match[str]) -> str:
@@ -68,9 +71,37 @@ def bulk(text: bytes) -> bytes:
     return b"$%d\r\n%b\r\n" % (len(text), text)
 
 
+def bulks(beginning: bytes, endings: Sequence[bytes]) -> bytes:
+    """Strings with one beginning as the Redis protocol has them: one join for each run of endings of one length."""
+    parts: list[bytes] = []
+    runs = [(len(endings[0]), endings)] if len(set(map(len, endings))) == 1 else groupby(endings, len)
+    for length, run in runs:
+        head = b"$%d\r\n%b" % (len(beginning) + length, beginning)
+        parts += head, (b"\r\n" + head).join(run), b"\r\n"
+    return b"".join(parts)
+
+
 def escape(value: str) -> str:
     """The id as it stands in a key."""
     return value if _PLAIN(value) else _SPECIAL.sub(_percent, value)
+
+
+def plain_ids(members: Sequence[bytes]) -> list[str] | None:
+    """The session ids that members are, None where one is no id, or is escaped in keys.
+
+    It looks at all of them at once, in the time that it takes to decode a few.
+    """
+    if not members:
+        return []
+    text = b"\n".join(members)
+    lengths = set(map(len, members))
+    if len(text) - len(text.translate(None, _SPECIAL_BYTES)) != len(members) - 1:
+        return None
+    if 0 in lengths or max(lengths) > MAX_ID_BYTES:
+        return None
+    with suppress(UnicodeDecodeError):
+        return text.decode().split("\n")
+    return None
 
 
 class Partition:
@@ -112,6 +143,18 @@ class Partition:
         if type(session_id) is not str or not _PLAIN(session_id):
             session_id = escape(check_id(session_id, "session_id"))
         return (self._state_prefix + session_id).encode()
+
+    def sent_states(self, session_ids: Sequence[str]) -> bytes:
+        """The keys of several states as they are sent.
+
+        Raises:
+            InvalidIdError: One of the ids is not one.
+        """
+        with suppress(TypeError, UnicodeEncodeError):
+            members = "\n".join(session_ids).encode().split(b"\n")
+            if len(members) == len(session_ids) and plain_ids(members) is not None:
+                return bulks(self.state_prefix, members)
+        return b"".join(map(bulk, map(self.state, session_ids)))
 
 
 class Session:

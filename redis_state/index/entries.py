@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-import string
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from redis_state.clock import moment
-from redis_state.commands.keys import MAX_ID_BYTES
 from redis_state.errors import InvalidIdError
 from redis_state.models import SessionInfo
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterable, Sequence
+    from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 
     from redis_state.commands.keys import Partition
 
@@ -23,7 +21,6 @@ Entry = tuple[float, bytes]
 
 SLICE: Final = 2000  # entries sorted or merged before others have their turn: a few milliseconds
 _LATEST: Final = 253402300799_000000  # microseconds: the last that a datetime can express
-_PLAIN: Final = (string.ascii_letters + string.digits + "_.@+=/-").encode()  # bytes that stand in a key as they are
 
 
 def info(entry: Entry) -> SessionInfo:
@@ -34,20 +31,6 @@ def info(entry: Entry) -> SessionInfo:
 def scored(reply: Sequence[bytes]) -> list[Entry]:
     """The entries of a reply of members and scores in turn."""
     return list(zip(map(float, reply[1::2]), reply[::2], strict=True))
-
-
-def plain_ids(members: Sequence[bytes]) -> list[str] | None:
-    """The session ids that members are, None where one is no id, or is escaped in keys.
-
-    It looks at all of them at once, in the time that it takes to decode a few.
-    """
-    if not members:
-        return []
-    text = b"\n".join(members)
-    lengths = set(map(len, members))
-    if len(text.translate(None, _PLAIN)) != len(members) - 1 or 0 in lengths or max(lengths) > MAX_ID_BYTES:
-        return None
-    return text.decode().split("\n")
 
 
 def state_key(partition: Partition, member: bytes) -> bytes | None:
@@ -64,11 +47,33 @@ async def newest_first(*parts: Iterable[Entry]) -> AsyncGenerator[Sequence[Entry
     for part in parts:
         entries = iter(part)
         while run := list(islice(entries, SLICE)):
-            run.sort(reverse=True)
+            run.sort()
             runs.append(run)
             await asyncio.sleep(0)
-    merged = runs[0] if len(runs) == 1 else heapq.merge(*runs, reverse=True)
-    entries = iter(merged)
+    async for merged in merge(runs):
+        yield merged
+
+
+async def merge(runs: list[list[Entry]]) -> AsyncGenerator[Sequence[Entry]]:
+    """Merge entries that are sorted, oldest first, and hand them out newest first, a slice at a time."""
+    entries = heapq.merge(*map(_drained, runs), reverse=True)
     while found := list(islice(entries, SLICE)):
         yield found
+        if len(found) == SLICE:
+            await asyncio.sleep(0)
+
+
+def _drained(run: list[Entry]) -> Iterator[Entry]:
+    """The entries from the last to the first, each forgotten at once: all at the end would hold the loop."""
+    while run:
+        yield run.pop()
+
+
+async def joined(pieces: list[list[str]]) -> list[str]:
+    """One list of several, a slice at a time."""
+    found = pieces[0] if pieces else []
+    for number in range(1, len(pieces)):
+        found += pieces[number]
+        pieces[number] = []
         await asyncio.sleep(0)
+    return found

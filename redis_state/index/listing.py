@@ -10,18 +10,19 @@ import asyncio
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Final
 
+from redis_state.commands.keys import plain_ids
 from redis_state.commands.request import Replay, command
 from redis_state.commands.shapes import is_integer, is_scan, is_texts
 from redis_state.commands.writes import Delete
 from redis_state.errors import ServerRefusedError
 from redis_state.index.cursors import Walk
-from redis_state.index.entries import Entry, newest_first, plain_ids, state_key
+from redis_state.index.entries import Entry, joined, newest_first, state_key
 from redis_state.index.pages import PAGE, Pages, newest, scan, scan_all
 from redis_state.index.whole import all_ids
 from redis_state.transport.dispatcher import NodeGoneError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 
     from redis_state.commands.keys import Keys, Partition
     from redis_state.index.eviction import Evictions
@@ -50,10 +51,10 @@ class Listing:
         if limit == 0:
             return []
         if limit is None:
-            return await self._all(submit, parts[0]) if len(parts) == 1 else await self._sorted(submit, parts)
+            return await joined(await self._all(submit, parts))
         if len(parts) == 1 and limit <= _IDS:
-            ids, is_enough = await self._first(submit, parts[0], limit)
-            if is_enough:
+            ids, is_all = await self._first(submit, parts[0], limit)
+            if is_all or len(ids) == limit:
                 return ids
         found: list[str] = []
         async with aclosing(self._in_order(submit, parts, None, min(PAGE, limit))) as entries:
@@ -65,32 +66,36 @@ class Listing:
 
     async def count(self, submit: Submit, agent_id: str) -> int:
         """How many sessions have a state."""
-        found = await asyncio.gather(*(self._all(submit, part) for part in self._keys.agent(agent_id)))
-        return sum(map(len, found))
+        counts = [self._count(submit, part) for part in self._keys.agent(agent_id)]
+        return sum(await asyncio.gather(*counts))
+
+    async def _count(self, submit: Submit, partition: Partition) -> int:
+        pieces = await self._all(submit, (partition,))
+        count = 0
+        while pieces:
+            count += len(pieces.pop())
+            await asyncio.sleep(0)  # to forget a million ids takes as long as to make them
+        return count
 
     async def _first(self, submit: Submit, partition: Partition, size: int) -> tuple[list[str], bool]:
-        """The newest sessions of one partition by one script, and whether these are all, or as many as were wanted."""
+        """The newest sessions of one partition by one script, and whether these are all; none where it cannot tell."""
         if self.evictions.possible:
             await self.evictions.restore(submit, partition)
         more, _, _, members = await submit(newest(partition, size))
         ids = plain_ids(members)
-        return ids or [], ids is not None and (not more or len(ids) == size)
+        return ids or [], ids is not None and not more
 
-    async def _all(self, submit: Submit, partition: Partition) -> list[str]:
-        """All sessions of one partition, newest first."""
-        found, is_enough = await self._first(submit, partition, _IDS)
-        if is_enough and len(found) < _IDS:
-            return found
-        ids = await all_ids(submit, partition)
-        return await self._sorted(submit, (partition,)) if ids is None else ids
-
-    async def _sorted(self, submit: Submit, parts: tuple[Partition, ...]) -> list[str]:
-        """All sessions of partitions, newest first, in a way that misses none, whatever moves."""
-        found = await asyncio.gather(*(self._scan(submit, part, set()) for part in parts))
-        ids: list[str] = []
-        async for entries in newest_first(*found):
-            ids += [member.decode() for _, member in entries]
-        return ids
+    async def _all(self, submit: Submit, parts: tuple[Partition, ...]) -> list[list[str]]:
+        """All sessions in pieces, newest first."""
+        if len(parts) == 1:
+            found, is_all = await self._first(submit, parts[0], _IDS + 1)
+            if is_all:
+                return [found]
+            pieces = await all_ids(submit, parts[0])
+            if pieces is not None:
+                return pieces
+        runs = await asyncio.gather(*(self._scan(submit, part, set()) for part in parts))
+        return [[member.decode() for _, member in entries] async for entries in newest_first(*runs)]
 
     async def iterate(
         self, submit: Submit, agent_id: str, before: Entry | None, limit: int | None
@@ -125,14 +130,14 @@ class Listing:
                         if before is None or entry < before:
                             yield entry
 
-    async def _scan(self, submit: Submit, partition: Partition, known: set[bytes]) -> list[Entry]:
+    async def _scan(self, submit: Submit, partition: Partition, known: set[bytes]) -> Iterator[Entry]:
         """Every entry of one partition that has a state and is not known, in no order."""
         await self.evictions.restore(submit, partition)
         found: dict[bytes, float] = {}
         async with aclosing(scan_all(submit, partition)) as pages:
             async for entries in pages:
                 found.update((member, score) for score, member in entries if member not in known)
-        return [(score, member) for member, score in found.items()]
+        return ((score, member) for member, score in found.items())
 
     async def agents(self, submit: Submit, nodes: Callable[[], Awaitable[list[str]]]) -> AsyncGenerator[str]:
         """The agents that have a session, each once."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
+from redis_state.commands.keys import plain_ids
 from redis_state.commands.request import Request
 from redis_state.commands.scripts import PAGE as PAGE_SCRIPT
 from redis_state.commands.scripts import SCAN
 from redis_state.commands.shapes import is_cursor, is_list, is_scored, is_texts
 from redis_state.index.cursors import Walk
 from redis_state.index.entries import Entry, scored
-from redis_state.index.living import checked
+from redis_state.index.living import living_ids, sessions
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -49,12 +50,17 @@ async def scan_all(submit: Submit, partition: Partition) -> AsyncGenerator[list[
 
 
 async def _checked(submit: Submit, partition: Partition, reply: list[bytes], *, unsure: bool) -> list[Entry]:
+    """The entries of a script's reply that are sessions; where the script is unsure, they are looked for again."""
     entries = scored(reply)
     members = reply[::2]
-    sessions = await checked(submit, partition, members, unsure=unsure)
-    if sessions is members:
+    if plain_ids(members) is not None:
         return entries
-    return [entry for entry in entries if entry[1] in set(sessions)]
+    if unsure:
+        ids, _ = await living_ids(submit, partition, members)
+        known = {session_id.encode() for session_id in ids}
+    else:
+        known = (await sessions(submit, partition, members)).keys()
+    return [entry for entry in entries if entry[1] in known]
 
 
 class Pages:

@@ -10,14 +10,13 @@ are looked for. Whoever reads it turns to ZSCAN then.
 from __future__ import annotations
 
 import asyncio
-from itertools import chain, pairwise
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
 from redis_state.commands.request import Request, command
 from redis_state.commands.scripts import BOUNDS
 from redis_state.commands.shapes import is_integer, is_scored, is_texts
-from redis_state.index.entries import plain_ids
-from redis_state.index.living import living
+from redis_state.index.living import living_ids
 
 if TYPE_CHECKING:
     from redis_state.commands.keys import Partition
@@ -28,8 +27,8 @@ _LOOK: Final = 500  # states that one command looks for
 _AT_A_TIME: Final = 4  # such commands in flight
 
 
-async def all_ids(submit: Submit, partition: Partition) -> list[str] | None:
-    """The ids of all sessions that have a state, newest first; None where some may be missing.
+async def all_ids(submit: Submit, partition: Partition) -> list[list[str]] | None:
+    """The ids of all sessions that have a state, newest first and in pieces; None where some may be missing.
 
     Args:
         submit: Sends a request.
@@ -43,13 +42,12 @@ async def all_ids(submit: Submit, partition: Partition) -> list[str] | None:
     async def look() -> None:
         nonlocal vanished
         for number in remaining:
-            members, gone = await living(submit, partition, pieces[number])
+            found[number], gone = await living_ids(submit, partition, pieces[number])
             pieces[number] = []
             vanished += gone
-            found[number] = plain_ids(members) or [member.decode() for member in members]
 
     await asyncio.gather(*(look() for _ in range(_AT_A_TIME)))
-    return list(chain.from_iterable(found)) if is_complete and not vanished else None
+    return found if is_complete and not vanished else None
 
 
 async def _read(submit: Submit, partition: Partition) -> tuple[list[list[bytes]], bool]:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from redis.crc import key_slot
 
 from redis_state import AgentState, InvalidIdError, MemoryStateStore
-from redis_state.commands.keys import Keys
+from redis_state.commands.keys import Keys, bulk, bulks, plain_ids
 
 if TYPE_CHECKING:
     from redis_state.testing import RedisServer
@@ -206,3 +206,34 @@ class TestSessions:
         for number in range(10_000):
             keys.session("a", str(number))
         assert len(keys._sessions) <= 8192  # pyright: ignore[reportPrivateUsage]
+
+
+@given(st.lists(st.binary(min_size=1, max_size=20), min_size=1), st.binary(max_size=10))
+def test_many_strings_are_packed_as_one_by_one(endings: list[bytes], beginning: bytes) -> None:
+    """Whatever their lengths, in their order."""
+    assert bulks(beginning, endings) == b"".join(bulk(beginning + ending) for ending in endings)
+
+
+@given(st.lists(st.one_of(st.text(max_size=5), st.from_regex(r"[a-z\n%: ]{0,4}", fullmatch=True))))
+def test_ids_are_plain_if_each_stands_in_its_key_as_it_is(ids: list[str]) -> None:
+    """Only then may many be decoded at once."""
+    partition = Keys("p:", 1).agent("a")[0]
+    try:
+        members = [each.encode() for each in ids]
+        are_plain = [partition.state(each) for each in ids] == [b"p:{a}:" + member for member in members]
+    except (UnicodeEncodeError, InvalidIdError):
+        return
+    assert plain_ids(members) == (ids if are_plain else None)
+
+
+@given(st.lists(st.text(min_size=1, max_size=5)))
+def test_the_keys_of_many_states_are_those_of_each(ids: list[str]) -> None:
+    """In their order, and refused for what is no id."""
+    partition = Keys("p:", 1).agent("a")[0]
+    try:
+        expected = b"".join(bulk(partition.state(each)) for each in ids)
+    except InvalidIdError:
+        with pytest.raises(InvalidIdError):
+            partition.sent_states(ids)
+        return
+    assert partition.sent_states(ids) == expected

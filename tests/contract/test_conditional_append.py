@@ -10,7 +10,7 @@ import pytest
 from support.states import Store, messages, saved, state, texts
 from support.stores import Stores
 
-from redis_state import AgentState, OutcomeUnknownError, StateNotFoundError, VersionConflictError
+from redis_state import StateNotFoundError, VersionConflictError
 
 
 class TestConditions:
@@ -116,7 +116,7 @@ class TestCreation:
 class TestKeys:
     async def test_a_write_with_a_key_is_done_once_whatever_repeats_it(self, store: Store, stores: Stores) -> None:
         """By append, merge and save, also by another store, although the version has moved on."""
-        other = await stores.open()
+        other = store if stores.server is None else await stores.open()
         await saved(store, "s")
         assert await store.append("a", "s", messages("1"), key="job") == 2
         assert await store.append("a", "s", messages("2")) == 3
@@ -178,9 +178,10 @@ class TestNewestMessages:
     async def test_what_is_wrong_is_said(self, store: Store) -> None:
         with pytest.raises(StateNotFoundError):
             await store.load_messages("a", "s", limit=1)
-        for wrong, error in ((-1, ValueError), ("1", TypeError)):
+        wrong: list[tuple[Any, type[Exception]]] = [(-1, ValueError), ("1", TypeError)]
+        for limit, error in wrong:
             with pytest.raises(error):
-                await store.load_messages("a", "s", limit=wrong)  # type: ignore[arg-type]
+                await store.load_messages("a", "s", limit=limit)
 
 
 class TestForks:
@@ -192,7 +193,12 @@ class TestForks:
         assert await store.fork("a", "s", "copy") == 1
         assert await store.fork("a", "s", "short", new_agent_id="b", messages=2) == 1
         copy = await store.load("a", "copy")
-        assert (texts(copy), copy.data, copy.version, copy.created_at) == (["1", "2", "3"], {"k": 1}, 1, source.created_at)
+        assert (texts(copy), copy.data, copy.version, copy.created_at) == (
+            ["1", "2", "3"],
+            {"k": 1},
+            1,
+            source.created_at,
+        )
         assert copy.updated_at > source.updated_at
         assert texts(await store.load("b", "short")) == ["1", "2"]
         assert await store.load("a", "s") == source
@@ -205,5 +211,3 @@ class TestForks:
             await store.fork("a", "s", "x", messages=-1)
         assert await store.fork("a", "s", "all", messages=50) == 1
         await asyncio.gather(*(store.delete_agent(agent_id) for agent_id in ("a", "b")))
-
-

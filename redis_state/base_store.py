@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from abc import abstractmethod
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Generic, cast, overload
 
 from redis_state.checks import check, messages_of
+from redis_state.codec.schema import OtherSchemaError
 from redis_state.errors import StateNotFoundError, VersionConflictError
 from redis_state.kept import KeepsMessages, KeepsVersions, M
 from redis_state.models import S
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from redis_state.kept import HasMessages
     from redis_state.telemetry import Metrics
 
+_MIGRATED_AT_ONCE = 32  # sessions
 _FIRST_READ = 256  # bytes for each message that is asked for, in the first attempt
 
 
@@ -59,6 +62,10 @@ class BaseStore(SessionStore[S], Generic[S]):
     @abstractmethod
     async def _tail(self, agent_id: str, session_id: str, wanted: int | None) -> tuple[bytes, int] | None:
         """The last parts of a value, about so many bytes, and how many are before them; None is the whole value."""
+
+    @abstractmethod
+    async def _replace(self, agent_id: str, session_id: str, before: bytes, after: bytes) -> bool:
+        """Put another form of a value in its place, unless it was written meanwhile. Returns whether it was not."""
 
     def _operation(self) -> AbstractContextManager[Any]:
         """What is around an operation of several steps."""
@@ -163,7 +170,11 @@ class BaseStore(SessionStore[S], Generic[S]):
                 if not before:
                     messages = self._codec.decode(value, agent_id, session_id)[0].messages
                     return messages if limit is None else messages[len(messages) - min(limit, len(messages)) :]
-                messages = self._codec.decode_tail(value, agent_id, session_id)
+                try:
+                    messages = self._codec.decode_tail(value, agent_id, session_id)
+                except OtherSchemaError:
+                    wanted = None
+                    continue
                 if limit is not None and len(messages) >= limit:
                     return messages[len(messages) - limit :]
                 wanted = 4 * len(value)
@@ -196,3 +207,24 @@ class BaseStore(SessionStore[S], Generic[S]):
                 del state.messages[messages:]
             await self.save(state, if_version=0)
         return 1
+
+    async def migrate(self, agent_id: str) -> int:
+        changed = 0
+        waiting: list[str] = []
+        async for info in self.sessions(agent_id):
+            waiting.append(info.session_id)
+            if len(waiting) == _MIGRATED_AT_ONCE:
+                changed += sum(await asyncio.gather(*(self._migrate(agent_id, each) for each in waiting)))
+                waiting.clear()
+        return changed + sum(await asyncio.gather(*(self._migrate(agent_id, each) for each in waiting)))
+
+    async def _migrate(self, agent_id: str, session_id: str) -> bool:
+        while True:
+            tail = await self._tail(agent_id, session_id, None)
+            if tail is None:
+                return False  # deleted meanwhile
+            migrated = self._codec.migrate(tail[0], agent_id, session_id)
+            if migrated is None:
+                return False
+            if await self._replace(agent_id, session_id, tail[0], migrated):
+                return True

@@ -24,6 +24,7 @@ MAX_POOL_SIZE: Final = 10_000  # clients that a server takes unless it is told o
 MAX_SECONDS: Final = 86_400.0  # an operation that may take longer than a day is not waited for
 MAX_REPLICAS: Final = 1000
 MAX_STATE_BYTES: Final = 512 * 1024 * 1024  # what a server takes in one value unless it is told otherwise
+MAX_SCHEMA: Final = 999_999_999  # nine digits
 MAX_DATABASES: Final = 2**31  # what the server's own setting can hold
 MAX_KEY_BYTES: Final = 512  # of an idempotency key, as of an id
 MAX_VERSION: Final = 2**53  # up to there Lua's numbers are exact
@@ -209,6 +210,8 @@ _RULES: Final[dict[str, Rule]] = {
     "partitions": _integer(1, MAX_PARTITIONS + 1),
     "replicas": _integer(0, MAX_REPLICAS + 1),
     "max_state_bytes": _integer(1, MAX_STATE_BYTES + 1),
+    "schema": _integer(1, MAX_SCHEMA + 1),
+    "migrations": _instance(Mapping, "a mapping from schema numbers to functions"),
     "meter_provider": _optional(_instance(MeterProvider, "an opentelemetry.metrics.MeterProvider")),
     "logger": _optional(_instance(logging.Logger, "a logging.Logger")),
     # of an operation

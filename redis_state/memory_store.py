@@ -16,7 +16,9 @@ from redis_state.codec import (
     UNKNOWN,
     Codec,
     Format,
+    Migrations,
     Revision,
+    Schema,
     Stamp,
     StateType,
     draft_addition,
@@ -100,6 +102,8 @@ class MemoryStateStore(BaseStore[S]):
         refresh_ttl: Whether a load lets the state expire `ttl` later.
         format: ``"json"`` or ``"msgpack"``.
         max_state_bytes: How large a state may be.
+        schema: As for `StoreOptions`.
+        migrations: As for `StoreOptions`.
         meter_provider: Where metrics are recorded; None is the global provider.
     """
 
@@ -111,12 +115,14 @@ class MemoryStateStore(BaseStore[S]):
         refresh_ttl: bool = False,
         format: Format = "json",
         max_state_bytes: int = MAX_STATE_BYTES,
+        schema: int = 1,
+        migrations: Migrations | None = None,
         meter_provider: MeterProvider | None = None,
     ) -> None:
         check_all({"ttl": ttl, "refresh_ttl": refresh_ttl, "format": format, "meter_provider": meter_provider})
-        check("max_state_bytes", max_state_bytes)
+        check_all({"max_state_bytes": max_state_bytes, "schema": schema, "migrations": migrations or {}})
         self._types = StateType(state_type)
-        self._codec = Codec(self._types, format, max_state_bytes=max_state_bytes)
+        self._codec = Codec(self._types, format, max_state_bytes=max_state_bytes, schema=Schema(schema, migrations))
         self._ttl = milliseconds(ttl)
         self._refresh_ttl = refresh_ttl
         self._metrics = Metrics(meter_provider)
@@ -238,7 +244,7 @@ class MemoryStateStore(BaseStore[S]):
     def _append(self, session: _Session, version: int, line: bytes, entry: bytes, now: int) -> None:
         timed = entry if b"@" in entry else b"%b@%d" % (entry, now)
         behind = len(session.value) - session.head
-        line = finish_line(line, version, timed + b",", behind)
+        line = finish_line(line, version, timed + b",", behind, self._codec.schema.number)
         size = len(session.value) + len(line)
         if size > self._codec.max_state_bytes:
             raise StateTooLargeError(size, self._codec.max_state_bytes)
@@ -248,6 +254,13 @@ class MemoryStateStore(BaseStore[S]):
         if is_due(size, behind + len(line), len(line)) and (folded := self._codec.fold(session.value)) is not None:
             session.value = folded
             session.head = self._codec.head_of(folded)
+
+    async def _replace(self, agent_id: str, session_id: str, before: bytes, after: bytes) -> bool:
+        session = self._find(agent_id, session_id)
+        if session is None or session.value != before:
+            return False
+        session.value, session.head = after, self._codec.head_of(after)
+        return True
 
     async def _tail(self, agent_id: str, session_id: str, wanted: int | None) -> tuple[bytes, int] | None:
         session = self._find(agent_id, session_id)

@@ -45,6 +45,8 @@ def open_store(
             refresh_ttl=options.get("refresh_ttl", False),
             format=options.get("format", "json"),
             max_state_bytes=options.get("max_state_bytes", MAX_STATE_BYTES),
+            schema=options.get("schema", 1),
+            migrations=options.get("migrations"),
             meter_provider=options.get("meter_provider"),
         )
     return RedisStateStore.from_url(url, state_type=state_type, tls_verify=tls_verify, **options)

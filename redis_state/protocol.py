@@ -290,6 +290,22 @@ class SessionStore(StateStore[S], Protocol[S]):
         """
         ...
 
+    async def migrate(self, agent_id: str) -> int:
+        """Rewrite the agent's states that have an older schema than the store, in bounded batches beside live traffic.
+
+        This is no write: versions, times, expiry and places in the list stay. It may be interrupted and repeated.
+
+        Args:
+            agent_id: The agent.
+
+        Returns:
+            How many states were rewritten.
+
+        Raises:
+            StateDecodeError: A state has a newer schema, or a migration is missing or fails.
+        """
+        ...
+
     def sessions(
         self, agent_id: str, *, limit: int | None = None, before: SessionInfo | datetime | None = None
     ) -> AsyncIterator[SessionInfo]:

@@ -32,7 +32,7 @@ from redis_state.index.living import Submit
 from redis_state.index.partitions import check_partitions
 from redis_state.limits import Limits
 from redis_state.models import AgentState, S, SessionInfo, T
-from redis_state.options import StoreOptions, check_options
+from redis_state.options import StoreOptions, check_options, schema_of
 from redis_state.protocol import Ids
 from redis_state.redis_py.clients import connect, topology_of
 from redis_state.redis_py.topology import Topology
@@ -85,6 +85,7 @@ class RedisStateStore(BaseStore[S]):
             self._types,
             options.get("format", "json"),
             max_state_bytes=options.get("max_state_bytes", MAX_STATE_BYTES),
+            schema=schema_of(options),
         )
         self._keys = Keys(key_prefix, options.get("partitions", 1))
         self._ttl = milliseconds(options.get("ttl"))
@@ -176,6 +177,9 @@ class RedisStateStore(BaseStore[S]):
 
     async def _tail(self, agent_id: str, session_id: str, wanted: int | None) -> tuple[bytes, int] | None:
         return await read_tail(self._client.execute, self._keys.session(agent_id, session_id), wanted)
+
+    async def _replace(self, agent_id: str, session_id: str, before: bytes, after: bytes) -> bool:
+        return await self._writer.replace(self._keys.session(agent_id, session_id), before, after)
 
     def _operation(self) -> AbstractContextManager[Any]:
         return self._client.operation()

@@ -13,7 +13,7 @@ from redis_state.codec import draft_addition, key_id
 from redis_state.codec import revision as revisions
 from redis_state.codec.write_ids import write_ids
 from redis_state.commands.request import Replay, Request, command
-from redis_state.commands.scripts import FOLD, REPAIR
+from redis_state.commands.scripts import REPAIR, REPLACE
 from redis_state.commands.shapes import is_integer, is_value
 from redis_state.commands.writes import Append, RepeatedWriteError, Save
 from redis_state.errors import ServerRefusedError, StateStoreError
@@ -97,6 +97,7 @@ class Writer:
             expected=if_version,
             score=now,
             ttl=left,
+            mark=self._codec.schema.mark,
             seen=session.seen,
         )
         if if_version is None and key is None:
@@ -179,6 +180,7 @@ class Writer:
             max_state_bytes=self._codec.max_state_bytes,
             score=now,
             ttl=self._ttl if ttl is None else milliseconds(ttl),
+            mark=self._codec.schema.mark,
         )
         write.become_script()
         appended = write.outcome(await self._client.execute(write))
@@ -198,9 +200,16 @@ class Writer:
             async with asyncio.timeout_at(ends):
                 value = await self._client.execute(command(slot, "GET", key, session=key, fits=is_value))
                 if value is not None and (folded := self._codec.fold(value)) is not None:
-                    request = Request(b"", slot, session=key)
-                    request.call(FOLD, (key,), (len(value), value[-_ENDING:], folded), is_integer)
-                    await self._client.execute(request)
+                    await self.replace(session, value, folded)
+
+    async def replace(self, session: Session, before: bytes, after: bytes) -> bool:
+        """Put another form of a value in its place, unless it was written meanwhile. Returns whether it was not.
+
+        This is no write of the session: nothing that a write or a condition compares changes.
+        """
+        request = Request(b"", session.partition.slot, session=session.key)
+        request.call(REPLACE, (session.key,), (len(before), before[-_ENDING:], after), is_integer)
+        return await self._client.execute(request) == 1
 
     async def aclose(self) -> None:
         """Wait for what runs beside the writes, which ends with the client."""

@@ -12,6 +12,7 @@ from redis_state.codec.folding import fold
 from redis_state.codec.foreign import fields_of, revision_of
 from redis_state.codec.lines import LineCodec
 from redis_state.codec.maps import MAP_16, with_one_more_field
+from redis_state.codec.migrating import has_other_schema, lift, migrate
 from redis_state.codec.nesting import TooDeepError, compile_nesting_check, fits, in_fresh_stack
 from redis_state.codec.refusal import UNDECODABLE, UNENCODABLE, difference, too_deep, undecodable, unencodable
 from redis_state.codec.revision import (
@@ -26,6 +27,7 @@ from redis_state.codec.revision import (
     unread,
 )
 from redis_state.codec.roundtrip import compile_check
+from redis_state.codec.schema import FIRST_SCHEMA, OtherSchemaError, Schema, SchemaError
 from redis_state.codec.state_type import StateType
 from redis_state.errors import StateDecodeError, StateEncodeError, StateTooLargeError
 from redis_state.models import S
@@ -44,13 +46,22 @@ class Codec(Generic[S]):
         state_type: The type.
         format: What is written; either is read.
         max_state_bytes: How large a state may be.
+        schema: The schema of the type, and how documents of older ones become its.
     """
 
-    def __init__(self, state_type: StateType[S], format: Format, *, max_state_bytes: int = MAX_STATE_BYTES) -> None:
+    def __init__(
+        self,
+        state_type: StateType[S],
+        format: Format,
+        *,
+        max_state_bytes: int = MAX_STATE_BYTES,
+        schema: Schema = FIRST_SCHEMA,
+    ) -> None:
         if format not in ("json", "msgpack"):
             raise ValueError(f"format must be 'json' or 'msgpack', not {format!r}")
         self.format: Format = format
         self.max_state_bytes = max_state_bytes
+        self.schema = schema
         cls = state_type.cls
         self._types = state_type
         self._is_known = compile_check(cls, is_state=True)
@@ -61,6 +72,7 @@ class Codec(Generic[S]):
         self._from_msgpack: Any = msgspec.msgpack.Decoder(cls)
         self._strict = state_type.is_strict
         self._lines = LineCodec(state_type)
+        self._messages = state_type.names.get("messages", "messages")
         self._reads_version = state_type.has_version and not self._strict
 
     # Writing
@@ -114,19 +126,24 @@ class Codec(Generic[S]):
         return document
 
     @staticmethod
-    def ending(document: bytes, revision: Revision) -> tuple[int, bytes]:
-        """What adds a revision to what `encode` returned: how many bytes of that stay, and the bytes after them."""
-        text = b"%d-%b" % (revision.version, revision.ids)
+    def ending(document: bytes, revision: Revision, mark: bytes = b"") -> tuple[int, bytes]:
+        """What adds a revision to what `encode` returned: how many bytes of that stay, and the bytes after them.
+
+        Args:
+            document: That.
+            revision: What the write makes.
+            mark: The schema, as `Schema.mark` has it.
+        """
+        text = b"%d-%b%b" % (revision.version, revision.ids, mark)
         length = len(document)
         if document[0] == _BRACE:
             end = b',"_rev":"%b:%03d"}' % (text, len(text) + SIZE)
             return length - 1, end if length > len(b"{}") else end[1:]
         return length, b"\xa4_rev\xda%b%b:%03d" % ((len(text) + SIZE).to_bytes(2, "big"), text, len(text) + SIZE)
 
-    @staticmethod
-    def sealed(document: bytes, revision: Revision) -> bytes:
+    def sealed(self, document: bytes, revision: Revision) -> bytes:
         """What `encode` returned, with the revision."""
-        length, end = Codec.ending(document, revision)
+        length, end = self.ending(document, revision, self.schema.mark)
         return document[:length] + end
 
     @staticmethod
@@ -164,7 +181,7 @@ class Codec(Generic[S]):
         """
         try:
             end = unread(value) if self._reads_version else b""
-            if end:
+            if end and self.schema.marks(end):
                 state = (self._from_json if value[0] == _BRACE else self._from_msgpack).decode(value)
                 if (
                     starts_with(end, state.version)
@@ -183,9 +200,17 @@ class Codec(Generic[S]):
                 state, revision = self._decode(value)
             except RecursionError:
                 state, revision = in_fresh_stack(self._decode, value)
+            except OtherSchemaError:
+                state, revision = self._decode_migrated(value)
+            except UNDECODABLE:  # perhaps because it is older
+                if not has_other_schema(value, self.schema):
+                    raise
+                state, revision = self._decode_migrated(value)
             if state.agent_id == agent_id and state.session_id == session_id:
                 return state, revision
             reason = "it is the state of another session"
+        except SchemaError as error:
+            reason = str(error)
         except (*UNDECODABLE, RecursionError) as error:
             reason = undecodable(error)
         # Outside of the handler, whose error would be its context and may quote the payload.
@@ -206,9 +231,10 @@ class Codec(Generic[S]):
 
         Raises:
             StateDecodeError: They are damaged, or hold no messages of the type.
+            OtherSchemaError: One has another schema than the store.
         """
         try:
-            return self._lines.decode_last(parts)
+            return self._lines.decode_last(parts, self.schema.number)
         except (*UNDECODABLE, RecursionError) as error:
             reason = undecodable(error)
         raise StateDecodeError(agent_id, session_id, reason)
@@ -236,7 +262,7 @@ class Codec(Generic[S]):
         if stop < 1:
             raise DamagedRevisionError
         state, older = self._decode_head(value[:stop], ending(value, stop))
-        behind = self._lines.decode(value[stop:], older.version)
+        behind = self._lines.decode(value[stop:], older.version, end.schema)
         if behind.messages:
             if not self._types.has_messages:
                 raise DamagedRevisionError
@@ -251,6 +277,8 @@ class Codec(Generic[S]):
             return self._decode_foreign(document)
         if end.kind:
             raise DamagedRevisionError
+        if end.schema != self.schema.number:
+            raise OtherSchemaError
         is_json = document[:1] == b"{"
         decoder = self._from_json if is_json else self._from_msgpack
         if self._strict:
@@ -258,9 +286,33 @@ class Codec(Generic[S]):
         state = decoder.decode(document)
         return state, self._stamped(state, end.revision, end.time)
 
+    def _decode_migrated(self, value: bytes) -> tuple[Any, Revision]:
+        """A state of which a part has another schema than the store."""
+        lifted = lift(value, self.schema, self._messages)
+        state: Any = msgspec.convert(lifted.document, self._types.cls)
+        if not self._fits(state):
+            raise TooDeepError
+        return state, self._stamped(state, lifted.revision, lifted.time)
+
+    def migrate(self, value: bytes, agent_id: str, session_id: str) -> bytes | None:
+        """A value with the store's schema, None where it has that already.
+
+        Raises:
+            StateDecodeError: It is damaged, its schema is newer, or a migration is missing or fails.
+        """
+        try:
+            return migrate(value, self.schema, self._types, self._messages)
+        except SchemaError as error:
+            reason = str(error)
+        except (*UNDECODABLE, RecursionError) as error:
+            reason = undecodable(error)
+        raise StateDecodeError(agent_id, session_id, reason)
+
     def _decode_foreign(self, document: bytes) -> tuple[Any, Revision]:
         fields = fields_of(document)
         revision = revision_of(fields)
+        if self.schema.number > 1:
+            raise OtherSchemaError
         if self._strict and revision.ids:
             fields.pop("_rev")
             document = msgspec.json.encode(fields)

@@ -10,10 +10,10 @@ from typing import Any, Final
 
 import msgspec
 
-from redis_state.codec.changes import ChangeCodec, Changed
-from redis_state.codec.lines import BLOCK, latest_of
-from redis_state.codec.maps import with_one_more_field
-from redis_state.codec.revision import Ending, ending, head_text, latest, line_ending, line_text, with_time
+from redis_state.codec.changes import ChangeCodec
+from redis_state.codec.lines import BLOCK
+from redis_state.codec.parts import Line, Parts, sealed, split
+from redis_state.codec.revision import Ending, head_text, latest, line_text
 
 _FLOOR: Final = 4096  # bytes of lines that are worth it
 _BLOCK_BYTES: Final = 4096  # of messages in a block, about
@@ -21,12 +21,6 @@ _WORTH: Final = 15 / 16  # of the value's size; a fold that leaves more is left
 _BRACE: Final = ord("{")
 
 
-class _Line(Changed, forbid_unknown_fields=True, kw_only=True):
-    rev: str = msgspec.field(name="_rev")
-    messages: list[msgspec.Raw] = msgspec.field(default_factory=list[msgspec.Raw])
-
-
-_decode_lines: Final = msgspec.json.Decoder(_Line).decode_lines
 _json_fields: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _msgpack_fields: Final = msgspec.msgpack.Decoder(dict[str, msgspec.Raw])
 _json_entries: Final = msgspec.json.Decoder(dict[str, msgspec.Raw] | None)
@@ -59,45 +53,34 @@ def fold(value: bytes, changes: ChangeCodec) -> bytes | None:
     Raises:
         ValueError: It is damaged.
     """
-    end = ending(value, len(value))
-    if end is None or not end.kind:
+    parts = split(value)
+    if not parts.ends or parts.head_end is None or len(parts.schemas) > 1:
         return None
-    stop = len(value) - end.distance
-    head_end = ending(value, stop) if stop > 0 else None
-    lines = _decode_lines(value[stop:])
-    ends = [line_ending(line.rev.encode()) for line in lines]
-    if head_end is None or head_end.kind or any(each.schema != head_end.schema for each in ends):
-        return None
-    ids, is_complete = latest_of(reversed(ends))
-    entries = with_time(latest(ids if is_complete else ids + head_end.revision.ids), end.time)
+    end, stop, is_json = parts.ends[-1], len(parts.head), parts.is_json
     try:
-        head = _head(value[:stop], lines, changes)
+        head = _head(parts.head, parts.lines, changes)
     except _UnknownFieldError:
         return None
-    before = head_end.revision.ids
-    blocks = _blocks(lines, ends, before, entries)
+    blocks = _blocks(parts)
     if not blocks:
-        folded = _sealed(
-            head or _head(value[:stop], None, changes),
-            head_text(end.revision.version, entries, end.schema),
-            is_json=value[0] == _BRACE,
-        )
+        text = head_text(end.revision.version, parts.entries, end.schema)
+        folded = sealed(head or _head(parts.head, None, changes), text, is_json=is_json)
     elif head is None:
-        folded = value[:stop] + blocks
+        folded = parts.head + blocks
     else:
-        text = value[head_end.start : stop - 2 if value[0] == _BRACE else stop]
-        folded = _sealed(head, text, is_json=value[0] == _BRACE) + blocks
+        text = value[parts.head_end.start : stop - 2 if is_json else stop]
+        folded = sealed(head, text, is_json=is_json) + blocks
     return folded if len(folded) < len(value) * _WORTH else None
 
 
-def _blocks(lines: list[_Line], ends: list[Ending], before: bytes, entries: bytes) -> bytes:
+def _blocks(parts: Parts) -> bytes:
     """The messages of all lines and blocks in blocks; the last one names the latest writes."""
     blocks: list[bytes] = []
     waiting: list[msgspec.Raw] = []
     size = behind = 0
-    ids = before
-    made = ends[0]
-    for line, end in zip(lines, ends, strict=True):
+    ids = b"" if parts.head_end is None else parts.head_end.revision.ids
+    made = parts.ends[0]
+    for line, end in zip(parts.lines, parts.ends, strict=True):
         if line.messages and size >= _BLOCK_BYTES:
             blocks.append(_block(waiting, made, latest(ids), behind))
             behind += len(blocks[-1])
@@ -107,7 +90,7 @@ def _blocks(lines: list[_Line], ends: list[Ending], before: bytes, entries: byte
         ids = end.revision.ids if end.kind == BLOCK else latest(end.revision.ids + ids)
         made = end
     if waiting:
-        blocks.append(_block(waiting, made, entries, behind))
+        blocks.append(_block(waiting, made, parts.entries, behind))
     return b"".join(blocks)
 
 
@@ -117,7 +100,7 @@ def _block(messages: list[msgspec.Raw], made: Ending, entries: bytes, behind: in
     return b'%b%b"}' % (body, text)
 
 
-def _head(head: bytes, lines: list[_Line] | None, changes: ChangeCodec) -> dict[str, msgspec.Raw] | None:
+def _head(head: bytes, lines: list[Line] | None, changes: ChangeCodec) -> dict[str, msgspec.Raw] | None:
     """The fields of a head with the changes of lines, None if there are none; its fields as they are without lines."""
     changed = [line for line in lines or () if line]
     if lines is not None and not changed:
@@ -146,11 +129,3 @@ def _packed(changes: ChangeCodec, stored: str, raw: msgspec.Raw) -> msgspec.Raw:
     if not known:
         raise _UnknownFieldError
     return msgspec.Raw(msgspec.msgpack.encode(value))
-
-
-def _sealed(fields: Any, text: bytes, *, is_json: bool) -> bytes:
-    if is_json:
-        document = msgspec.json.encode(fields)
-        return b'%b,"_rev":"%b"}' % (document[:-1], text)
-    document = with_one_more_field(msgspec.msgpack.encode(fields))
-    return b"%b\xa4_rev\xda%b%b" % (document, len(text).to_bytes(2, "big"), text)

@@ -11,6 +11,7 @@ from redis_state.codec.nesting import LEVELS, fits, in_fresh_stack
 from redis_state.codec.refusal import UNENCODABLE, difference, too_deep, unencodable
 from redis_state.codec.revision import HISTORY, DamagedRevisionError, Ending, line_ending, line_text
 from redis_state.codec.roundtrip import compile_check
+from redis_state.codec.schema import OtherSchemaError
 from redis_state.errors import StateEncodeError
 
 if TYPE_CHECKING:
@@ -37,6 +38,13 @@ class Behind(msgspec.Struct):
     changed: list[Changed]
     ids: bytes
     is_complete: bool
+
+
+class _Revised(msgspec.Struct):
+    rev: str = msgspec.field(name="_rev")
+
+
+_decode_revisions: Final = msgspec.json.Decoder(_Revised).decode_lines
 
 
 class LineCodec:
@@ -93,30 +101,38 @@ class LineCodec:
             return unencodable(msgspec.json.Encoder(), messages, error, _PATH)
         return difference(messages, loaded, _PATH) or text
 
-    def decode_last(self, text: bytes) -> list[Any]:
+    def decode_last(self, text: bytes, schema: int) -> list[Any]:
         """The messages of the last lines and blocks.
 
         Raises:
             DamagedRevisionError: One is missing, or there is something else.
+            OtherSchemaError: One has another schema than this one.
         """
-        first: Any = self._decoder.decode(text[1 : text.find(b"\n", 1) if b"\n" in text[1:] else len(text)])
-        end = line_ending(first.rev.encode())
-        return self.decode(text, end.revision.version - 1).messages
+        lines = _decode_revisions(text)
+        ends = [line_ending(line.rev.encode()) for line in lines]
+        if any(end.schema != schema for end in ends):
+            raise OtherSchemaError
+        return self.decode(text, ends[0].revision.version - 1, schema).messages
 
-    def decode(self, text: bytes, version: int) -> Behind:
+    def decode(self, text: bytes, version: int, schema: int) -> Behind:
         """What stands in the lines and blocks behind a head.
 
         Args:
             text: All of them.
             version: The version of what is before them.
+            schema: The schema that they must have.
 
         Raises:
             DamagedRevisionError: One is missing, or there is something else.
+            OtherSchemaError: One has another schema.
         """
+        mark = "" if schema == 1 else f"#{schema}"
         lines: list[Any] = self._decoder.decode_lines(text)
         messages: list[Any] = []
         for line in lines:
             version += 1
+            if ("#" in line.rev) if not mark else (f"{mark}+" not in line.rev and f"{mark}*" not in line.rev):
+                raise OtherSchemaError
             if not line.rev.startswith(f"{version}-"):
                 end = line_ending(line.rev.encode())
                 if end.kind != BLOCK or end.revision.version < version:
@@ -143,7 +159,7 @@ def latest_of(endings: Iterator[Ending]) -> tuple[bytes, bool]:
     return b"".join(ids), len(ids) >= HISTORY
 
 
-def finish_line(line: bytes, version: int, write: bytes, before: int) -> bytes:
+def finish_line(line: bytes, version: int, write: bytes, before: int, schema: int = 1) -> bytes:
     """What `LineCodec.encode` returned, with its revision.
 
     Args:
@@ -151,5 +167,6 @@ def finish_line(line: bytes, version: int, write: bytes, before: int) -> bytes:
         version: The version that the write makes.
         write: The entry of the write.
         before: From the head's end to where the line begins.
+        schema: The schema of what it holds.
     """
-    return b'%b%b"}' % (line, line_text(version, write, len(line) + len(b'"}'), before))
+    return b'%b%b"}' % (line, line_text(version, write, len(line) + len(b'"}'), before, schema=schema))

@@ -43,12 +43,14 @@ class _Write(Request, kw_only=True):
         of: The session.
         score: When, in microseconds since 1970.
         ttl: After how many milliseconds the state expires, or None.
+        mark: The schema of what is written, as `Schema.mark` has it.
         seen: The latest write of the session that the store knew of before it sent this one.
     """
 
     of: Session
     score: int
     ttl: int | None
+    mark: bytes = b""
     seen: Origin = UNKNOWN
 
     def call_write(self, script: Script, fits: Callable[[Any], bool], *args: Argument) -> None:
@@ -59,7 +61,7 @@ class _Write(Request, kw_only=True):
         ttl = "" if self.ttl is None else self.ttl
         seen = revisions.parsed(self.seen).newest
         keys = (session.key, session.partition.index)
-        self.call(script, keys, (*args, self.score, session.session_id, ttl, seen, int(self.sent)), fits)
+        self.call(script, keys, (*args, self.score, session.session_id, ttl, seen, int(self.sent), self.mark), fits)
 
 
 class Appended(msgspec.Struct):
@@ -116,7 +118,7 @@ class Save(_Write, kw_only=True):
         if fresh:
             options, count = options + b"$3\r\nGET\r\n", count + 1
         session = self.of
-        length, end = Codec.ending(self.document, self.revision)
+        length, end = Codec.ending(self.document, self.revision, self.mark)
         key, member = session.key, session.session_id.encode()
         self.payload = _BLOCK % (
             count, len(key), key, length + len(end), length, self.document, end, options,

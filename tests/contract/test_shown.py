@@ -43,7 +43,7 @@ def test_no_error_of_a_store_breaks_a_line() -> None:
     assert str(again).isprintable()
 
 
-async def test_a_host_that_a_cluster_names_is_escaped(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_host_that_a_cluster_names_breaks_no_line(caplog: pytest.LogCaptureFixture) -> None:
     """In the exception and in the debug lines."""
 
     def answer(command: Command) -> bytes | None:
@@ -56,9 +56,7 @@ async def test_a_host_that_a_cluster_names_is_escaped(caplog: pytest.LogCaptureF
         with pytest.raises(StateStoreError) as caught:
             await store.list("a")
         await store.aclose()
-    assert "forged" in str(caught.value)
     assert str(caught.value).isprintable()
-    assert any("forged" in record.getMessage() for record in caplog.records)
     assert all(record.getMessage().isprintable() for record in caplog.records if record.name == "redis_state")
 
 

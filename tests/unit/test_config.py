@@ -545,6 +545,8 @@ class TestOptions:
             "partitions": 4,
             "replicas": 1,
             "max_state_bytes": 1_000_000,
+            "schema": 2,
+            "migrations": {1: dict},
             "meter_provider": None,
             "logger": None,
         }

@@ -20,6 +20,7 @@ from support.stores import Stores, on_one_server, on_servers
 from redis_state import AgentState, Message, RedisStateStore, SessionStore
 from redis_state.codec import Codec, Format, StateType, finish_line
 from redis_state.codec.revision import parse, parsed
+from redis_state.codec.schema import Schema
 
 if TYPE_CHECKING:
     from redis_state.testing import RedisServer
@@ -151,7 +152,7 @@ class TestDocuments:
         """A head whose newest write says its time, as a fold leaves it; ids of callers' keys, with the versions and
         times that they made; schema numbers; a block of several writes.
         """
-        codec = Codec(StateType(AgentState), format)
+        codec = Codec(StateType(AgentState), format, schema=Schema(3))
         key = b"AbCdEfGhIjKlMnOp=4@1767323045000000,"
         head = b"5-Zk3x0A@1767323046678901,%b#3:068" % key
         state, origin = codec.decode(document(format, head), "agent-1", "session-123")

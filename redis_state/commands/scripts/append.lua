@@ -10,12 +10,13 @@
 --       ttl: milliseconds, or '' to leave the expiry as it is
 --       seen: the id of the latest write that the sender knew of before, or ''
 --       replay: '1' if this write may have happened already
+--       mark: the schema of what is written, such as '#3', or ''
 -- Returns {'appended', version, bytes of the value, of what is behind its head, of the line} | {'missing'} | {'conflict', stored version}
 --       | {'unknown'} | {'foreign'} | {'full'} | {'large', size}
 --       | {'stored', error}: a command was refused after the line was stored
 local line, id, limit, expected, parent, create = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5], ARGV[6]
 local score, member, ttl, seen, replay = ARGV[7], ARGV[8], ARGV[9], ARGV[10], ARGV[11] == '1'
-local keyed = #id == 16
+local mark, keyed = ARGV[12], #id == 16
 
 local stored = revision(KEYS[1])
 if not stored then
@@ -28,7 +29,7 @@ elseif stored.missing then
   elseif create == '' then
     return {'missing'}
   end
-  local document = finish_head(create, '1-' .. (keyed and id .. '=1@' .. score or id) .. ',')
+  local document = finish_head(create, '1-' .. (keyed and id .. '=1@' .. score or id) .. ',' .. mark)
   redis.call('ZADD', KEYS[2], 'XX', 0, '')  -- changes nothing, and is refused if the index will be
   if ttl == '' then
     redis.call('SET', KEYS[1], document)
@@ -63,6 +64,7 @@ end
 
 local text = keyed and string.format('%d-%s=%d@%s,', stored.version + 1, id, stored.version + 1, score)
   or string.format('%d-%s@%s,', stored.version + 1, id, score)
+text = text .. mark
 local used, length, distance = #line + 2, 0, 0  -- and what closes it
 local place, size
 repeat  -- the numbers count their own digits

@@ -8,9 +8,11 @@
 --       score, member: the place in the index      ttl: milliseconds, or ''
 --       seen: the id of the latest write that the sender knew of before, or ''
 --       replay: '1' if this write may have happened already
+--       mark: the schema of the document, such as '#3', or ''
 -- Returns {'saved', revision} | {'repeated', version, time}: a write with this key has happened | {'conflict', stored version} | {'unknown', stored version} | {'foreign'}
 local body, version, id, expected, parent = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local score, member, ttl, seen, replay = ARGV[6], ARGV[7], ARGV[8], ARGV[9], ARGV[10] == '1'
+local mark = ARGV[11]
 
 -- Whether it is certain that a conditional write never happened: all writes are known since the sender saw one before it
 -- sent this, or since the one that this would have replaced; each of them checked what it replaced.
@@ -70,7 +72,7 @@ for i = 1, math.min(plain and 0 or #list, HISTORY - 1) do
   end
 end
 local document
-document, text = finish_head(body, text)
+document, text = finish_head(body, text .. mark)
 redis.call('ZADD', KEYS[2], 'XX', 0, '')  -- changes nothing, and is refused if the index will be
 if ttl == '' then
   redis.call('SET', KEYS[1], document)

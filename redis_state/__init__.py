@@ -3,7 +3,7 @@
 Everything that is public is imported from here; `redis_state.testing` has real servers for tests.
 """
 
-from redis_state.config import RedisConfig
+from redis_state.config import OpenOptions, RedisConfig, StoreOptions
 from redis_state.errors import (
     ForeignLoopError,
     InvalidIdError,
@@ -25,7 +25,7 @@ from redis_state.memory_store import MemoryStateStore
 from redis_state.models import AgentState, Message, SessionInfo
 from redis_state.open import open_store
 from redis_state.protocol import SessionStore, StateStore
-from redis_state.redis_store import RedisStateStore, StoreOptions
+from redis_state.redis_store import RedisStateStore
 
 __all__ = [
     # what a store promises
@@ -37,6 +37,7 @@ __all__ = [
     "open_store",
     "RedisConfig",
     "StoreOptions",
+    "OpenOptions",
     # data
     "AgentState",
     "Message",

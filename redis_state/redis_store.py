@@ -2,47 +2,48 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AbstractContextManager, aclosing
 from datetime import datetime, timedelta
 from functools import partial
-from time import perf_counter
-from types import TracebackType
-from typing import Any, Final, Self, Unpack
+from types import CoroutineType, TracebackType
+from typing import Any, Self, Unpack
 
 from redis.asyncio import Redis, RedisCluster
 
 from redis_state.base_store import BaseStore
-from redis_state.checks import check, ids_of
+from redis_state.checks import check
 from redis_state.clock import microseconds, milliseconds
 from redis_state.codec import MAX_STATE_BYTES, Codec, StateType
 from redis_state.commands.keys import Keys, Partition
-from redis_state.commands.many import read_tail, read_values
-from redis_state.commands.request import Request, command
-from redis_state.commands.shapes import is_integer, is_text, is_value
-from redis_state.config import RedisConfig, parse_url
-from redis_state.errors import StateNotFoundError
+from redis_state.commands.many import read_tail
+from redis_state.commands.request import command
+from redis_state.commands.shapes import is_integer, is_text
+from redis_state.config import (
+    Limits,
+    OpenOptions,
+    RedisConfig,
+    StoreOptions,
+    check_options,
+    parse_url,
+    split_options,
+)
 from redis_state.index.cleanup import Cleanup
 from redis_state.index.entries import Entry, info
 from redis_state.index.eviction import Evictions
 from redis_state.index.listing import Listing
 from redis_state.index.living import Submit
 from redis_state.index.partitions import check_partitions
-from redis_state.limits import Limits
 from redis_state.models import AgentState, S, SessionInfo, T
-from redis_state.options import StoreOptions, check_options
 from redis_state.protocol import Ids
+from redis_state.reader import Reader
 from redis_state.redis_py.clients import connect, topology_of
 from redis_state.redis_py.topology import Topology
 from redis_state.telemetry import Metrics
 from redis_state.transport.client import Client
 from redis_state.update import Lines
 from redis_state.writer import Writer
-
-_GET: Final = b"*2\r\n$3\r\nGET\r\n$%d\r\n%b\r\n"
-_SLICE: Final = 512 * 1024  # bytes decoded before others have their turn
 
 
 class RedisStateStore(BaseStore[S]):
@@ -88,7 +89,6 @@ class RedisStateStore(BaseStore[S]):
         )
         self._keys = Keys(key_prefix, options.get("partitions", 1))
         self._ttl = milliseconds(options.get("ttl"))
-        self._refresh_ttl = options.get("refresh_ttl", False)
         self._metrics = Metrics(options.get("meter_provider"))
         log = options.get("logger") or logging.getLogger("redis_state")
         limits = Limits(dial_timeout, read_timeout, write_timeout, pool_size, options.get("replicas", 0))
@@ -96,6 +96,14 @@ class RedisStateStore(BaseStore[S]):
         self._evictions = Evictions(self._client, self._keys, self._codec.time_of, log)
         self._client.on_connect = self._evictions.connected
         self._listing = Listing(self._keys, self._evictions)
+        self._reader = Reader(
+            client=self._client,
+            types=self._types,
+            codec=self._codec,
+            keys=self._keys,
+            metrics=self._metrics.load,
+            refresh=self._ttl if options.get("refresh_ttl", False) else None,
+        )
         self._writer = Writer(
             client=self._client,
             types=self._types,
@@ -122,6 +130,7 @@ class RedisStateStore(BaseStore[S]):
             state_type: As for the class.
             options: See `StoreOptions`.
         """
+        check_options(options)
         return RedisStateStore(
             connect(config),
             state_type=state_type,
@@ -139,8 +148,7 @@ class RedisStateStore(BaseStore[S]):
         url: str,
         *,
         state_type: type[T] = AgentState,  # pyright: ignore[reportArgumentType]
-        tls_verify: bool | None = None,
-        **options: Unpack[StoreOptions],
+        **options: Unpack[OpenOptions],
     ) -> RedisStateStore[T]:
         """A store with connections of its own, made when they are needed.
 
@@ -151,15 +159,17 @@ class RedisStateStore(BaseStore[S]):
                 Options follow as in ``?pool_size=4&read_timeout=1``: of `RedisConfig` these are `key_prefix`, `db`,
                 the timeouts, `pool_size`, `tls_...` and `sentinel_...`.
             state_type: As for the class.
-            tls_verify: False turns certificate checks off, which a URL alone cannot; None is True where there is TLS.
-            options: See `StoreOptions`.
+            options: See `StoreOptions`; and fields of `RedisConfig`, which win over the URL. `addrs`, `unix_socket` and
+                `cluster` stand in the URL only. A URL turns certificate checks off only where ``tls_verify=False`` is
+                given here as well.
 
         Raises:
-            TypeError: An option is of another type.
-            ValueError: The URL cannot be read or says something twice, an option is out of range, or there are options
-                of TLS without TLS.
+            TypeError: An option is unknown, or of another type.
+            ValueError: The URL cannot be read or says something twice, an option is out of range, there are options of
+                TLS without TLS, or an option says where Redis is, as the URL does.
         """
-        return cls.from_config(parse_url(url, tls_verify=tls_verify), state_type=state_type, **options)
+        fields, others = split_options(options)
+        return cls.from_config(parse_url(url, **fields), state_type=state_type, **others)
 
     def __repr__(self) -> str:
         if not hasattr(self, "_client"):
@@ -180,55 +190,11 @@ class RedisStateStore(BaseStore[S]):
     def _operation(self) -> AbstractContextManager[Any]:
         return self._client.operation()
 
-    async def load(self, agent_id: str, session_id: str) -> S:
-        started = perf_counter()
-        try:
-            session = self._keys.session(agent_id, session_id)
-            if self._refresh_ttl and self._ttl is not None:
-                request = command(
-                    session.partition.slot, "GETEX", session.key, "PX", self._ttl, session=session.key, fits=is_value
-                )
-            else:
-                key = session.key
-                request = Request(_GET % (len(key), key), session.partition.slot, session=key, fits=is_value)
-            future = self._client.submit(request)
-            try:
-                value = await future
-            except asyncio.CancelledError:
-                self._client.withdraw(request)
-                raise
-            if value is None:
-                raise StateNotFoundError(agent_id, session_id)
-            state, origin = self._codec.decode(value, agent_id, session_id)
-            self._types.adopt(state, origin)
-        except BaseException as error:
-            self._metrics.load.failed(started, error)
-            raise
-        session.seen = origin
-        self._metrics.load.done(started)
-        return state
+    def load(self, agent_id: str, session_id: str) -> CoroutineType[Any, Any, S]:
+        return self._reader.load(agent_id, session_id)
 
     async def load_many(self, agent_id: str, session_ids: Ids | Iterator[str]) -> dict[str, S]:
-        found: dict[str, S] = {}
-        with self._metrics.load.measure() as measured, self._client.operation() as submit:
-            self._keys.agent(agent_id)
-            ttl = self._ttl if self._refresh_ttl else None
-            reads = read_values(submit, self._keys, agent_id, ids_of(session_ids), ttl)
-            async with aclosing(reads) as values:
-                size = 0
-                async for some in values:
-                    for session_id, value in some:
-                        if value is None:
-                            continue
-                        state, origin = self._codec.decode(value, agent_id, session_id)
-                        self._types.adopt(state, origin)
-                        found[session_id] = state
-                        size += len(value)
-                        if size > _SLICE:
-                            size = 0
-                            await asyncio.sleep(0)  # others have their turn
-            measured.count = len(found)
-        return found
+        return await self._reader.load_many(agent_id, session_ids)
 
     async def delete(self, agent_id: str, session_id: str) -> bool:
         with self._metrics.delete.measure() as measured:

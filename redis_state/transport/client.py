@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import logging
     from collections.abc import Awaitable, Callable, Generator
 
-    from redis_state.limits import Limits
+    from redis_state.config.limits import Limits
     from redis_state.redis_py.topology import Topology
 
 _forks = 0  # how often this process is a fork's child

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import logging
     from collections.abc import Sequence
 
-    from redis_state.limits import Limits
+    from redis_state.config.limits import Limits
 
 _NOT_ENOUGH: Final = object()
 _PushNotification: Final = hiredis.PushNotification

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from redis_state.commands.replies import ReplyError
     from redis_state.commands.request import Request
-    from redis_state.limits import Limits
+    from redis_state.config.limits import Limits
     from redis_state.redis_py.failure import Failure
     from redis_state.redis_py.topology import Server, Topology
     from redis_state.transport.connection import Connection

@@ -18,6 +18,7 @@ from redis_state import (
     MemoryStateStore,
     Message,
     NotReplicatedError,
+    OpenOptions,
     PartitionsMismatchError,
     RedisConfig,
     RedisStateStore,
@@ -117,6 +118,13 @@ def options(client: Redis) -> None:
     RedisStateStore(client, unknown=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     RedisStateStore(client, AgentState)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     RedisStateStore("redis://")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    fields: OpenOptions = {"key_prefix": "p:", "db": 1, "username": "ann", "pool_size": 2, "tls": True}
+    RedisStateStore.from_url("redis://", **fields)
+    open_store("redis://", read_timeout=1, password=None, sentinel_addrs=["s:26379"], **every)
+    open_store("redis://", pool_size="2")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    open_store("redis://", addrs=["a:6379"])  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    RedisStateStore.from_url("redis://", unix_socket="/s")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    RedisStateStore.from_config(RedisConfig(), db=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     MemoryStateStore(ttl=60)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     MemoryStateStore(state_type=dict)  # type: ignore[type-var]  # pyright: ignore[reportArgumentType]
     RedisStateStore(client, state_type=Message)  # type: ignore[type-var]  # pyright: ignore[reportArgumentType]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Generic, cast, overload
 
 from redis_state.checks import check, messages_of
@@ -60,9 +59,9 @@ class BaseStore(SessionStore[S], Generic[S]):
     async def _tail(self, agent_id: str, session_id: str, wanted: int | None) -> tuple[bytes, int] | None:
         """The last parts of a value, about so many bytes, and how many are before them; None is the whole value."""
 
+    @abstractmethod
     def _operation(self) -> AbstractContextManager[Any]:
-        """What is around an operation of several steps."""
-        return nullcontext()
+        """What is around an operation of several steps. Refuses a closed store."""
 
     # Operations
 
@@ -96,8 +95,8 @@ class BaseStore(SessionStore[S], Generic[S]):
         ttl: timedelta | None = None,
     ) -> S:
         self = cast("BaseStore[Any]", self)  # noqa: PLW0642  # to type checkers it is any store with versions
-        self._types.require("version", "update()")
-        with self._operation():
+        with self._metrics.update.measure(), self._operation():
+            self._types.require("version", "update()")
             return await update(self, self._lines, agent_id, session_id, fn, attempts=attempts, ttl=ttl)
 
     async def append(
@@ -113,17 +112,18 @@ class BaseStore(SessionStore[S], Generic[S]):
         ttl: timedelta | None = None,
     ) -> int:
         self = cast("BaseStore[Any]", self)  # noqa: PLW0642  # to type checkers it is any store with messages
-        self._types.require("messages", "append()")
-        return await self._add(
-            agent_id,
-            session_id,
-            messages=messages_of(messages),
-            changes=merge,
-            if_version=if_version,
-            create=create,
-            key=key,
-            ttl=ttl,
-        )
+        with self._metrics.append.measure():
+            self._types.require("messages", "append()")
+            return await self._add(
+                agent_id,
+                session_id,
+                messages=messages_of(messages),
+                changes=merge,
+                if_version=if_version,
+                create=create,
+                key=key,
+                ttl=ttl,
+            )
 
     async def merge(
         self,
@@ -136,16 +136,17 @@ class BaseStore(SessionStore[S], Generic[S]):
         key: str | None = None,
         ttl: timedelta | None = None,
     ) -> int:
-        return await self._add(
-            agent_id,
-            session_id,
-            messages=None,
-            changes=changes,
-            if_version=if_version,
-            create=create,
-            key=key,
-            ttl=ttl,
-        )
+        with self._metrics.merge.measure():
+            return await self._add(
+                agent_id,
+                session_id,
+                messages=None,
+                changes=changes,
+                if_version=if_version,
+                create=create,
+                key=key,
+                ttl=ttl,
+            )
 
     async def load_messages(
         self: KeepsMessages[M], agent_id: str, session_id: str, *, limit: int | None = None

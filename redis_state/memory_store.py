@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
 from dataclasses import dataclass
 from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -42,6 +42,7 @@ from redis_state.update import Lines
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
+    from contextlib import AbstractContextManager
     from datetime import datetime, timedelta
     from types import TracebackType
 
@@ -203,6 +204,10 @@ class MemoryStateStore(BaseStore[S]):
             measured.count = len(found)
         return found
 
+    def _operation(self) -> AbstractContextManager[Any]:
+        self._check("any")
+        return nullcontext()
+
     async def _add(self, agent_id: str, session_id: str, **what: Any) -> int:
         self._check(agent_id, session_id)
         key, ttl = what.pop("key"), what.pop("ttl")
@@ -310,15 +315,17 @@ class MemoryStateStore(BaseStore[S]):
         return session is not None
 
     async def delete_agent(self, agent_id: str, *, progress: Callable[[int], None] | None = None) -> int:
-        check("progress", progress)
-        self._check(agent_id)
         deleted = 0
-        async for entries in self._slices(agent_id):
-            for _, member in entries:
-                self._forget(agent_id, member.decode())
-            deleted += len(entries)
-            if entries and progress is not None:
-                progress(deleted)
+        with self._metrics.delete.measure() as measured:
+            check("progress", progress)
+            self._check(agent_id)
+            async for entries in self._slices(agent_id):
+                for _, member in entries:
+                    self._forget(agent_id, member.decode())
+                measured.count = deleted = deleted + len(entries)
+                if entries and progress is not None:
+                    progress(deleted)
+            measured.count = deleted
         return deleted
 
     async def agents(self) -> AsyncIterator[str]:

@@ -251,10 +251,16 @@ class RedisStateStore(BaseStore[S]):
         )
 
     async def delete_agent(self, agent_id: str, *, progress: Callable[[int], None] | None = None) -> int:
-        check("progress", progress)
-        self._keys.agent(agent_id)
-        with self._client.operation() as submit:
-            return await self._listing.delete_all(submit, agent_id, progress)
+        with self._metrics.delete.measure() as measured, self._client.operation() as submit:
+            check("progress", progress)
+
+            def note(deleted: int) -> None:
+                measured.count = deleted
+                if progress is not None:
+                    progress(deleted)
+
+            measured.count = deleted = await self._listing.delete_all(submit, agent_id, note)
+        return deleted
 
     async def agents(self) -> AsyncIterator[str]:
         submit = self._client.execute

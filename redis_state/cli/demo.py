@@ -200,7 +200,7 @@ def metrics(reader: Any) -> None:
         for point in metric.data.data_points:
             timing = metric.unit == "s"
             value = f"mean of {point.count}: {duration(point.sum / point.count)}" if timing else point.value
-            attributes = "  ".join(f"{key}={text}" for key, text in point.attributes.items() if key != "db.system.name")
+            attributes = "  ".join(f"{key}={text}" for key, text in point.attributes.items())
             say(f"   {name:<17}{metric.unit:<11}{value:<20}{attributes}".rstrip())
 
 

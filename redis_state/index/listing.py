@@ -192,8 +192,8 @@ class Listing:
         following, read, dead, *_ = await submit(scan(partition, cursor, count))
         return int(following), read, dead
 
-    async def delete_all(self, submit: Submit, agent_id: str, progress: Callable[[int], None] | None) -> int:
-        """Delete every state and index entry of an agent, a page at a time."""
+    async def delete_all(self, submit: Submit, agent_id: str, progress: Callable[[int], None]) -> int:
+        """Delete every state and index entry of an agent, a page at a time; tell how many states that were so far."""
         deleted = 0
         for part in self._keys.agent(agent_id):
             await self.evictions.restore(submit, part)
@@ -208,8 +208,7 @@ class Listing:
                     await submit(command(part.slot, "ZREM", part.index, *foreign, fits=is_integer))
                     continue
                 deleted += (await self.delete(submit, part, states, members))[0]
-                if progress is not None:
-                    progress(deleted)
+                progress(deleted)
         return deleted
 
     async def delete(

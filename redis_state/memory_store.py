@@ -306,13 +306,24 @@ class MemoryStateStore(BaseStore[S]):
         return self._find(agent_id, session_id) is not None
 
     async def touch(self, agent_id: str, session_id: str, *, ttl: timedelta | None = None) -> bool:
-        left = self._ttl if ttl is None else milliseconds(ttl)
-        if left is None:
-            raise ValueError("touch() needs a ttl, here or on the store")
+        left = self._time_left("touch()", ttl)
         session = self._find(agent_id, session_id)
         if session is not None:
             session.expires_at = _expiry(left)
         return session is not None
+
+    async def touch_agent(self, agent_id: str, *, ttl: timedelta | None = None) -> int:
+        left = self._time_left("touch_agent()", ttl)
+        sessions = self._sessions(agent_id)
+        for session in sessions.values():
+            session.expires_at = _expiry(left)
+        return len(sessions)
+
+    def _time_left(self, operation: str, ttl: timedelta | None) -> int:
+        left = self._ttl if ttl is None else milliseconds(ttl)
+        if left is None:
+            raise ValueError(f"{operation} needs a ttl, here or on the store")
+        return left
 
     async def delete_agent(self, agent_id: str, *, progress: Callable[[int], None] | None = None) -> int:
         deleted = 0

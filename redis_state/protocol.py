@@ -338,6 +338,20 @@ class SessionStore(StateStore[S], Protocol[S]):
         """
         ...
 
+    async def touch_agent(self, agent_id: str, *, ttl: timedelta | None = None) -> int:
+        """Let all sessions of the agent expire together, `ttl` (None: the store's own) from now, in bounded steps.
+
+        Neither versions nor places change. A session that is saved meanwhile keeps the expiry of that save or gets this
+        one. Where an agent's sessions belong together, a call after a tenth of the `ttl` keeps all of them alive.
+
+        Returns:
+            How many there are.
+
+        Raises:
+            ValueError: Neither `ttl` nor the store's own is given.
+        """
+        ...
+
     async def delete_agent(self, agent_id: str, *, progress: Callable[[int], None] | None = None) -> int:
         """Delete every session of exactly this agent, in bounded batches. It may be interrupted and repeated.
 

@@ -35,6 +35,7 @@ from redis_state.index.eviction import Evictions
 from redis_state.index.listing import Listing
 from redis_state.index.living import Submit
 from redis_state.index.partitions import check_partitions
+from redis_state.index.touch import touch_all
 from redis_state.models import AgentState, S, SessionInfo, T
 from redis_state.protocol import Ids
 from redis_state.reader import Reader
@@ -241,14 +242,23 @@ class RedisStateStore(BaseStore[S]):
         return bool(await self._client.execute(command(partition.slot, "EXISTS", key, session=key, fits=is_integer)))
 
     async def touch(self, agent_id: str, session_id: str, *, ttl: timedelta | None = None) -> bool:
-        left = self._ttl if ttl is None else milliseconds(ttl)
-        if left is None:
-            raise ValueError("touch() needs a ttl, here or on the store")
+        left = self._time_left("touch()", ttl)
         partition = self._keys.partition(agent_id, session_id)
         key = partition.state(session_id)
         return bool(
             await self._client.execute(command(partition.slot, "PEXPIRE", key, left, session=key, fits=is_integer))
         )
+
+    async def touch_agent(self, agent_id: str, *, ttl: timedelta | None = None) -> int:
+        left = self._time_left("touch_agent()", ttl)
+        with self._client.operation() as submit:
+            return await touch_all(submit, self._evictions, self._keys.agent(agent_id), left)
+
+    def _time_left(self, operation: str, ttl: timedelta | None) -> int:
+        left = self._ttl if ttl is None else milliseconds(ttl)
+        if left is None:
+            raise ValueError(f"{operation} needs a ttl, here or on the store")
+        return left
 
     async def delete_agent(self, agent_id: str, *, progress: Callable[[int], None] | None = None) -> int:
         with self._metrics.delete.measure() as measured, self._client.operation() as submit:

@@ -153,6 +153,7 @@ async def operations(store: SessionStore[AgentState], state: AgentState) -> None
     assert_type(await store.count("agent-1"), int)
     assert_type(await store.exists("agent-1", "session-123"), bool)
     assert_type(await store.touch("agent-1", "session-123", ttl=timedelta(seconds=1)), bool)
+    assert_type(await store.touch_agent("agent-1", ttl=timedelta(days=1)), int)
     assert_type(await store.delete_agent("agent-1", progress=print), int)
     assert_type(await store.ping(), None)
     assert_type(await store.aclose(), None)

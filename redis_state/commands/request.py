@@ -46,6 +46,7 @@ class Request(msgspec.Struct, eq=False):
         node: The name of the node it must go to; None for the one that holds the slot.
         script: The script that the payload belongs to.
         arguments: How many arguments the payload of a script holds.
+        replicas: How many replicas must confirm a write.
         fits: Whether a reply looks as that of the command must; None takes any.
 
     State of one execution, owned by the transport:
@@ -70,6 +71,7 @@ class Request(msgspec.Struct, eq=False):
     node: str | None = None
     script: Script | None = None
     arguments: int = 0
+    replicas: int = 0
     fits: Callable[[Any], bool] | None = None
 
     future: Any = None  # asyncio.Future[Any], from the moment the transport has it

@@ -98,6 +98,8 @@ class Client:
             self._enter(loop)
         future: asyncio.Future[Any] = asyncio.Future(loop=loop)  # what create_future does, a call less
         request.future = future
+        if self._limits.replicas and request.writes:
+            request.replicas = self._limits.replicas
         self._dispatcher.submit(request)  # pyright: ignore[reportOptionalMemberAccess]  # _enter has made it
         return future
 
@@ -241,7 +243,7 @@ class Client:
         self._ended = True
         if self._opening is not None:
             self._opening.cancel()
-        dispatcher.pending.settle_all(lambda request: closed(request, self._limits.replicas))
+        dispatcher.pending.settle_all(closed)
         await dispatcher.close()
 
     def _check_idle(self) -> None:

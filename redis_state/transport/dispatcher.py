@@ -61,7 +61,7 @@ class Dispatcher:
     ) -> None:
         self.limits = limits
         self.log = log
-        self.pending = PendingRequests(self._start, limits.replicas, limits.dial_timeout)
+        self.pending = PendingRequests(self._start, limits.dial_timeout)
         self.settle = self.pending.settle
         self.routes = Routes(topology, limits.dial_timeout, self)
         self.pools: dict[str, NodePool] = {}
@@ -206,11 +206,10 @@ class Dispatcher:
 
     def replicated(self, request: Request, result: Any, replicas: int) -> None:
         """Settle a write by the number of replicas that confirmed it."""
-        wanted = self.limits.replicas
-        if replicas >= wanted:
+        if replicas >= request.replicas:
             self.settle(request, result)
         else:
-            self.settle(request, error=NotReplicatedError(wanted, replicas))
+            self.settle(request, error=NotReplicatedError(request.replicas, replicas))
 
     # Ends
 

@@ -32,13 +32,11 @@ class PendingRequests:
 
     Args:
         start: Takes a request whose turn it is.
-        replicas: How many replicas must confirm a write.
         spread: By how many seconds the deadline of a request may be later than that of one added after it.
     """
 
-    def __init__(self, start: Callable[[Request], None], replicas: int, spread: float) -> None:
+    def __init__(self, start: Callable[[Request], None], spread: float) -> None:
         self.start = start
-        self._replicas = replicas
         self._spread = spread
         self._table: dict[Request, None] = {}
         self._turns: dict[bytes, Request | _Turn] = {}
@@ -106,7 +104,7 @@ class PendingRequests:
                     following = min(following, deadline - self._spread)
                     break
         for request in due:
-            self.settle(request, error=overdue(request, self._replicas))
+            self.settle(request, error=overdue(request))
         return following
 
     def hold_back(self, request: Request) -> None:

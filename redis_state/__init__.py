@@ -3,7 +3,7 @@
 Everything that is public is imported from here; `redis_state.testing` has real servers for tests.
 """
 
-from redis_state.config import OpenOptions, RedisConfig, StoreOptions
+from redis_state.config import OpenOptions, RedisConfig, StoreOptions, ViewOptions
 from redis_state.errors import (
     ForeignLoopError,
     InvalidIdError,
@@ -21,7 +21,7 @@ from redis_state.errors import (
     StoreUnavailableError,
     VersionConflictError,
 )
-from redis_state.memory_store import MemoryStateStore
+from redis_state.memory.store import MemoryStateStore
 from redis_state.models import AgentState, Message, SessionInfo
 from redis_state.open import open_store
 from redis_state.protocol import SessionStore, StateStore
@@ -38,6 +38,7 @@ __all__ = [
     "RedisConfig",
     "StoreOptions",
     "OpenOptions",
+    "ViewOptions",
     # data
     "AgentState",
     "Message",

@@ -6,6 +6,7 @@ from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, Generic, cast, overload
 
 from redis_state.checks import check, messages_of
+from redis_state.clock import milliseconds
 from redis_state.errors import StateNotFoundError, VersionConflictError
 from redis_state.kept import KeepsMessages, KeepsVersions, M
 from redis_state.models import S
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
     from contextlib import AbstractContextManager
     from datetime import timedelta
+    from types import TracebackType
 
     from redis_state.codec import Codec, StateType
     from redis_state.kept import HasMessages
@@ -31,6 +33,7 @@ class BaseStore(SessionStore[S], Generic[S]):
     _codec: Codec[S]
     _metrics: Metrics
     _lines: Lines
+    _ttl: int | None
 
     # What each store does in its own way
 
@@ -62,6 +65,13 @@ class BaseStore(SessionStore[S], Generic[S]):
     @abstractmethod
     def _operation(self) -> AbstractContextManager[Any]:
         """What is around an operation of several steps. Refuses a closed store."""
+
+    def _time_left(self, operation: str, ttl: timedelta | None) -> int:
+        """After how many milliseconds a state is to expire."""
+        left = self._ttl if ttl is None else milliseconds(ttl)
+        if left is None:
+            raise ValueError(f"{operation} needs a ttl, here or on the store")
+        return left
 
     # Operations
 
@@ -197,3 +207,9 @@ class BaseStore(SessionStore[S], Generic[S]):
                 del state.messages[messages:]
             await self.save(state, if_version=0)
         return 1
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close."""
+        await self.aclose()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Unpack
 
 from redis_state.codec import MAX_STATE_BYTES
 from redis_state.config import OpenOptions, check_fields, check_options, split_options
-from redis_state.memory_store import MemoryStateStore
+from redis_state.memory.store import MemoryStateStore
 from redis_state.models import AgentState, T
 from redis_state.redis_store import RedisStateStore
 

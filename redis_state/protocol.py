@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, Self, overload
+from typing import TYPE_CHECKING, Any, Protocol, Self, Unpack, overload
 
+from redis_state.config.options import ViewOptions
 from redis_state.kept import HasMessages, Ids, KeepsMessages, KeepsVersions, M
-from redis_state.models import S
+from redis_state.models import S, T
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
@@ -366,6 +367,37 @@ class SessionStore(StateStore[S], Protocol[S]):
 
     def agents(self) -> AsyncIterator[str]:
         """The ids of the agents that have a session, each once, in no order. Looks at every key of every primary."""
+        ...
+
+    def view(self, state_type: type[T], *, namespace: str, **options: Unpack[ViewOptions]) -> SessionStore[T]:
+        """Another store over the same connections, for states of another type, under ``{key_prefix}{namespace}:``.
+
+        Neither sees anything of the other: its `agents`, listings and `delete_agent` are those of its own keys. It has
+        the options of this store where it is given no others, and shares connections, limits and metrics. Closing it
+        closes it alone; closing this store closes its views. A view may have views.
+
+        Args:
+            state_type: A msgspec Struct or dataclass with `agent_id` and `session_id`.
+            namespace: 1 to 64 letters, digits, ``-``, ``_`` and ``.``, and neither ``sessions`` nor ``partitions``.
+            options: Those of `ViewOptions`: `ttl`, `refresh_ttl`, `format`, `partitions`, `replicas` and
+                `max_state_bytes`. Whether the data has this number of partitions is checked at the first operation.
+
+        Raises:
+            TypeError: An option is none of these, such as one of the connections, or of another type.
+            ValueError: The namespace is none, or an option is out of range.
+            StoreClosedError: This store is closed.
+        """
+        ...
+
+    def reopen(self) -> SessionStore[S]:
+        """A store with the same settings that is not open yet, for another event loop; `LoopLocal` makes one for each.
+
+        In memory it has the same data, which is kept until all of them are closed, and may be in another thread. Of a
+        view it is a store with connections of its own.
+
+        Raises:
+            TypeError: The store was made from a client of the caller's, whose connections belong to one event loop.
+        """
         ...
 
     async def ping(self) -> None:

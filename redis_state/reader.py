@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from redis_state.codec import Codec, StateType
     from redis_state.commands.keys import Keys
     from redis_state.telemetry import Operation
-    from redis_state.transport.client import Client
+    from redis_state.transport.view import AnyClient
 
 _GET: Final = b"*2\r\n$3\r\nGET\r\n$%d\r\n%b\r\n"
 _SLICE: Final = 512 * 1024  # bytes decoded before others have their turn
@@ -38,7 +38,7 @@ class Reader:
     def __init__(
         self,
         *,
-        client: Client,
+        client: AnyClient,
         types: StateType[Any],
         codec: Codec[Any],
         keys: Keys,

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AbstractContextManager, aclosing
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
-from types import CoroutineType, TracebackType
-from typing import Any, Self, Unpack
+from types import CoroutineType
+from typing import Any, Self, Unpack, cast
 
 from redis.asyncio import Redis, RedisCluster
 
@@ -25,16 +26,20 @@ from redis_state.config import (
     OpenOptions,
     RedisConfig,
     StoreOptions,
+    ViewOptions,
     check_options,
+    check_view,
     parse_url,
     split_options,
 )
+from redis_state.errors import StoreClosedError
 from redis_state.index.cleanup import Cleanup
 from redis_state.index.entries import Entry, info
 from redis_state.index.eviction import Evictions
 from redis_state.index.listing import Listing
 from redis_state.index.living import Submit
 from redis_state.index.partitions import check_partitions
+from redis_state.index.policies import Policies
 from redis_state.index.touch import touch_all
 from redis_state.models import AgentState, S, SessionInfo, T
 from redis_state.protocol import Ids
@@ -43,6 +48,7 @@ from redis_state.redis_py.clients import connect, topology_of
 from redis_state.redis_py.topology import Topology
 from redis_state.telemetry import Metrics
 from redis_state.transport.client import Client
+from redis_state.transport.view import AnyClient, ClientView
 from redis_state.update import Lines
 from redis_state.writer import Writer
 
@@ -82,6 +88,18 @@ class RedisStateStore(BaseStore[S]):
         **options: Unpack[StoreOptions],
     ) -> None:
         check_options(options)
+        self._config: RedisConfig | None = None
+        self._describe(state_type, key_prefix, options, Metrics(options.get("meter_provider")))
+        log = options.get("logger") or logging.getLogger("redis_state")
+        limits = Limits(dial_timeout, read_timeout, write_timeout, pool_size, options.get("replicas", 0))
+        owned = Client(topology_of(client), limits, log, self._prepare)
+        policies = Policies(owned, log)
+        owned.on_connect = policies.connected
+        self._use(owned, policies)
+
+    def _describe(self, state_type: type[S], key_prefix: str, options: StoreOptions, metrics: Metrics) -> None:
+        """Note what is stored, and how."""
+        self._options = options
         self._types = StateType(state_type)
         self._codec = Codec(
             self._types,
@@ -90,23 +108,25 @@ class RedisStateStore(BaseStore[S]):
         )
         self._keys = Keys(key_prefix, options.get("partitions", 1))
         self._ttl = milliseconds(options.get("ttl"))
-        self._metrics = Metrics(options.get("meter_provider"))
-        log = options.get("logger") or logging.getLogger("redis_state")
-        limits = Limits(dial_timeout, read_timeout, write_timeout, pool_size, options.get("replicas", 0))
-        self._client = Client(topology_of(client), limits, log, self._prepare)
-        self._evictions = Evictions(self._client, self._keys, self._codec.time_of, log)
-        self._client.on_connect = self._evictions.connected
+        self._metrics = metrics
+        self._lines = Lines()
+
+    def _use(self, client: AnyClient, policies: Policies) -> None:
+        """Send requests by a client."""
+        self._client = client
+        self._policies = policies
+        self._evictions = Evictions(policies, self._keys, self._codec.time_of)
         self._listing = Listing(self._keys, self._evictions)
         self._reader = Reader(
-            client=self._client,
+            client=client,
             types=self._types,
             codec=self._codec,
             keys=self._keys,
             metrics=self._metrics.load,
-            refresh=self._ttl if options.get("refresh_ttl", False) else None,
+            refresh=self._ttl if self._options.get("refresh_ttl", False) else None,
         )
         self._writer = Writer(
-            client=self._client,
+            client=client,
             types=self._types,
             codec=self._codec,
             keys=self._keys,
@@ -114,7 +134,6 @@ class RedisStateStore(BaseStore[S]):
             metrics=self._metrics.save,
             ttl=self._ttl,
         )
-        self._lines = Lines()
 
     @classmethod
     def from_config(
@@ -132,7 +151,7 @@ class RedisStateStore(BaseStore[S]):
             options: See `StoreOptions`.
         """
         check_options(options)
-        return RedisStateStore(
+        store = RedisStateStore(
             connect(config),
             state_type=state_type,
             key_prefix=config.key_prefix,
@@ -142,6 +161,8 @@ class RedisStateStore(BaseStore[S]):
             pool_size=config.pool_size,
             **options,
         )
+        store._config = config
+        return store
 
     @classmethod
     def from_url(
@@ -254,12 +275,6 @@ class RedisStateStore(BaseStore[S]):
         with self._client.operation() as submit:
             return await touch_all(submit, self._evictions, self._keys.agent(agent_id), left)
 
-    def _time_left(self, operation: str, ttl: timedelta | None) -> int:
-        left = self._ttl if ttl is None else milliseconds(ttl)
-        if left is None:
-            raise ValueError(f"{operation} needs a ttl, here or on the store")
-        return left
-
     async def delete_agent(self, agent_id: str, *, progress: Callable[[int], None] | None = None) -> int:
         with self._metrics.delete.measure() as measured, self._client.operation() as submit:
             check("progress", progress)
@@ -281,10 +296,37 @@ class RedisStateStore(BaseStore[S]):
     async def ping(self) -> None:
         await self._client.execute(command(None, "PING", fits=is_text))
 
+    def view(self, state_type: type[T], *, namespace: str, **options: Unpack[ViewOptions]) -> RedisStateStore[T]:
+        check_view(namespace, options)
+        if self._client.is_closed:
+            raise StoreClosedError("the store is closed; make the view of one that is open")
+        view = cast("RedisStateStore[T]", RedisStateStore.__new__(RedisStateStore))
+        view._be_view_of(self, state_type, namespace, options)  # noqa: SLF001  # of the same class
+        return view
+
+    def _be_view_of(
+        self, store: RedisStateStore[Any], state_type: type[S], namespace: str, options: ViewOptions
+    ) -> None:
+        self._config = store._config
+        prefix = f"{store._keys.prefix}{namespace}:"
+        self._describe(state_type, prefix, {**store._options, **options}, store._metrics)
+        replicas = self._options.get("replicas", 0)
+        self._use(ClientView(store._client, replicas, self._prepare), store._policies)
+
+    def reopen(self) -> RedisStateStore[S]:
+        if self._config is None:
+            raise TypeError(
+                "this store uses a client of yours, whose connections belong to one event loop: make another client "
+                "and a store of it there, or open stores with from_url or from_config, which can be reopened"
+            )
+        config = replace(self._config, key_prefix=self._keys.prefix)
+        return RedisStateStore.from_config(config, state_type=cast("type[Any]", self._types.cls), **self._options)
+
     async def aclose(self) -> None:
         if await self._client.aclose():
             await self._writer.aclose()
-            await self._evictions.aclose()
+            if isinstance(self._client, Client):
+                await self._policies.aclose()
 
     async def _prepare(self, submit: Submit) -> None:
         """See whether the data is what this store takes it for."""
@@ -301,9 +343,3 @@ class RedisStateStore(BaseStore[S]):
             await self.aclose()
             raise
         return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Close."""
-        await self.aclose()

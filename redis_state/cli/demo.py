@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 from redis_state.commands.keys import Keys
 from redis_state.config import RedisConfig, parse_url
 from redis_state.errors import StateNotFoundError, StateStoreError, VersionConflictError
-from redis_state.memory_store import MemoryStateStore
+from redis_state.memory.store import MemoryStateStore
 from redis_state.models import AgentState, Message
 from redis_state.protocol import SessionStore
 from redis_state.redis_store import RedisStateStore

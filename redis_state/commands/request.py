@@ -50,6 +50,7 @@ class Request(msgspec.Struct, eq=False):
         fits: Whether a reply looks as that of the command must; None takes any.
 
     State of one execution, owned by the transport:
+        owner: The view that took it, None where the client itself did.
         future: The result.
         deadline: When it is settled at the latest, by the loop's clock.
         connection: The connection that owes its reply; None before it is sent and after it is answered or lost.
@@ -74,6 +75,7 @@ class Request(msgspec.Struct, eq=False):
     replicas: int = 0
     fits: Callable[[Any], bool] | None = None
 
+    owner: Any = None  # transport.view.ClientView
     future: Any = None  # asyncio.Future[Any], from the moment the transport has it
     deadline: float = 0.0
     connection: Any = None  # transport.connection.Connection

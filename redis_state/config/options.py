@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from opentelemetry.metrics import MeterProvider
 
-from redis_state.checks import check_all
+from redis_state.checks import check, check_all
 from redis_state.codec import Format
 from redis_state.config.servers import RedisConfig
 
@@ -39,6 +39,17 @@ class StoreOptions(TypedDict, total=False):
     max_state_bytes: int
     meter_provider: MeterProvider | None
     logger: logging.Logger | None
+
+
+class ViewOptions(TypedDict, total=False):
+    """The options of `StoreOptions` that a view may have otherwise than its store, by keyword."""
+
+    ttl: timedelta | None
+    refresh_ttl: bool
+    format: Format
+    partitions: int
+    replicas: int
+    max_state_bytes: int
 
 
 class ConnectionOptions(TypedDict, total=False):
@@ -86,6 +97,23 @@ def split_options(options: OpenOptions) -> tuple[ConnectionOptions, StoreOptions
         known = ", ".join((*StoreOptions.__annotations__, *ConnectionOptions.__annotations__))
         raise TypeError(f"unknown option {unknown[0]!r}; known are {known}")
     return cast("ConnectionOptions", fields), cast("StoreOptions", others)
+
+
+def check_view(namespace: str, options: ViewOptions) -> None:
+    """Validate the arguments of `view`.
+
+    Raises:
+        TypeError: An option is none of a view's, or a value is of another type.
+        ValueError: The namespace is none, or a value is out of range.
+    """
+    check("namespace", namespace)
+    unknown = sorted(set(options) - set(ViewOptions.__annotations__))
+    if unknown:
+        raise TypeError(
+            f"view() does not take {unknown[0]!r}: connections, limits and metrics are those of its store; it takes "
+            f"{', '.join(ViewOptions.__annotations__)}"
+        )
+    check_all({**options})
 
 
 def check_options(options: StoreOptions) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from redis_state.commands.request import Request
 from redis_state.commands.scripts import TOUCH
 from redis_state.commands.shapes import is_cursor, is_texts
+from redis_state.index.cursors import Walk
 from redis_state.index.pages import PAGE
 
 if TYPE_CHECKING:
@@ -30,13 +31,13 @@ async def touch_all(submit: Submit, evictions: Evictions, partitions: Iterable[P
 async def _touch(submit: Submit, evictions: Evictions, partition: Partition, ttl: int) -> int:
     await evictions.restore(submit, partition)
     touched: set[bytes] = set()  # ZSCAN may show a member twice
-    cursor = b"0"
+    cursor, walk = b"0", Walk()
     while True:
         request = Request(b"", partition.slot)
         request.call(TOUCH, (partition.index,), (partition.state_prefix, cursor, PAGE, ttl), _is_touched)
         cursor, *members = await submit(request)
         touched.update(members)
-        if int(cursor) == 0:
+        if not walk.to(cursor):
             return len(touched)
 
 

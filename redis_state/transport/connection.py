@@ -125,10 +125,7 @@ class Connection(asyncio.Protocol):
     # Out
 
     def send(self, queue: deque[Request]) -> None:
-        """Write the oldest requests of a queue, as many as there is room for. Those that were settled are dropped.
-
-        Writes that want different numbers of replicas go apart, so that none waits for the replicas of another.
-        """
+        """Write the oldest requests of a queue, as many as there is room for. Those that were settled are dropped."""
         inflight, replicas = self.inflight, 0
         parts: list[bytes] = []
         room = MAX_BATCH - len(inflight)
@@ -142,7 +139,7 @@ class Connection(asyncio.Protocol):
                 continue
             wanted = request.replicas
             if wanted:
-                if replicas and wanted != replicas:
+                if replicas and wanted != replicas:  # none waits for the replicas of another
                     queue.appendleft(request)
                     break
                 replicas = wanted

@@ -105,6 +105,12 @@ class Dispatcher:
         self.pending.add_started(request)
         self.route(request)
 
+    def hold(self, request: Request) -> None:
+        """Take a request that is begun later."""
+        request.deadline = self._loop.time() + self._patience
+        self.wake_in(self._tick_every)
+        self.pending.add_started(request)
+
     def open(self) -> None:
         """Let requests pass."""
         self._opened = True

@@ -49,6 +49,9 @@ class PendingRequests:
     def __contains__(self, request: Request) -> bool:
         return request in self._table
 
+    def __iter__(self) -> Iterator[Request]:
+        return iter(list(self._table))
+
     def add(self, request: Request) -> None:
         """Take a request, and start it when its turn in its session comes."""
         self._table[request] = None
@@ -59,8 +62,13 @@ class PendingRequests:
             self._wait(session, request)
 
     def add_started(self, request: Request) -> None:
-        """Take a request that is started already."""
+        """Take a request that is started already, or is begun later."""
         self._table[request] = None
+
+    def begin(self, request: Request) -> None:
+        """Start a request that was taken, when its turn in its session comes, unless it was settled meanwhile."""
+        if request in self._table:
+            self.add(request)
 
     def settle(self, request: Request, result: Any = None, error: BaseException | None = None) -> None:
         """Complete a request, if it was not settled before; when no connection owes its reply, its turn ends."""

@@ -31,6 +31,7 @@ from redis_state import (
     StateStore,
     StoreOptions,
     VersionConflictError,
+    ViewOptions,
     open_store,
 )
 
@@ -162,6 +163,22 @@ async def operations(store: SessionStore[AgentState], state: AgentState) -> None
     await store.save(MyState("agent-1", "session-123"))  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
     await store.save(state, 0)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
     await store.list("agent-1", 10)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+
+
+def views_and_stores_for_other_loops(
+    store: SessionStore[AgentState], redis: RedisStateStore, memory: MemoryStateStore
+) -> None:
+    """Of their own types."""
+    options: ViewOptions = {"ttl": timedelta(days=1), "format": "msgpack", "partitions": 2, "replicas": 1}
+    assert_type(store.view(MyState, namespace="mine", **options), SessionStore[MyState])
+    assert_type(redis.view(MyData, namespace="mine", ttl=None), RedisStateStore[MyData])
+    assert_type(memory.view(MyState, namespace="mine").view(MyData, namespace="more"), MemoryStateStore[MyData])
+    store.view(MyState)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    store.view(dict, namespace="mine")  # type: ignore[type-var]  # pyright: ignore[reportArgumentType]
+    store.view(MyState, namespace="mine", pool_size=2)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    assert_type(store.reopen(), SessionStore[AgentState])
+    assert_type(redis.reopen(), RedisStateStore[AgentState])
+    assert_type(memory.reopen(), MemoryStateStore[AgentState])
 
 
 async def one_message_or_several(

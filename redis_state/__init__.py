@@ -21,6 +21,7 @@ from redis_state.errors import (
     StoreUnavailableError,
     VersionConflictError,
 )
+from redis_state.loop_local import LoopLocal
 from redis_state.memory.store import MemoryStateStore
 from redis_state.models import AgentState, Message, SessionInfo
 from redis_state.open import open_store
@@ -35,6 +36,7 @@ __all__ = [
     "RedisStateStore",
     "MemoryStateStore",
     "open_store",
+    "LoopLocal",
     "RedisConfig",
     "StoreOptions",
     "OpenOptions",

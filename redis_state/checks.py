@@ -233,4 +233,5 @@ _RULES: Final[dict[str, Rule]] = {
     "messages": _integer(0),  # how many
     "progress": _optional(_callable),
     "fn": _callable,
+    "open": _callable,
 }

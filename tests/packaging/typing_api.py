@@ -15,6 +15,7 @@ import msgspec
 
 from redis_state import (
     AgentState,
+    LoopLocal,
     MemoryStateStore,
     Message,
     NotReplicatedError,
@@ -179,6 +180,14 @@ def views_and_stores_for_other_loops(
     assert_type(store.reopen(), SessionStore[AgentState])
     assert_type(redis.reopen(), RedisStateStore[AgentState])
     assert_type(memory.reopen(), MemoryStateStore[AgentState])
+
+
+async def a_store_for_each_loop(mine: RedisStateStore[MyState]) -> None:
+    """Of the type of the stores that it opens."""
+    assert_type(await LoopLocal(lambda: open_store("redis://")).get(), SessionStore[AgentState])
+    assert_type(await LoopLocal(mine.reopen).get(), SessionStore[MyState])
+    assert_type(await LoopLocal(mine.reopen).aclose(), None)
+    LoopLocal(mine)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 async def one_message_or_several(

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Generic, cast, overload
 
 from redis_state.checks import check, messages_of
 from redis_state.clock import milliseconds
+from redis_state.core_protocol import KeepsMessages, KeepsVersions, M
 from redis_state.errors import StateNotFoundError, VersionConflictError
-from redis_state.kept import KeepsMessages, KeepsVersions, M
 from redis_state.models import S
 from redis_state.protocol import SessionStore
 from redis_state.update import Lines, update
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from redis_state.codec import Codec, StateType
-    from redis_state.kept import HasMessages
+    from redis_state.core_protocol import HasMessages
     from redis_state.telemetry import Metrics
 
 _FIRST_READ = 256  # bytes for each message that is asked for, in the first attempt

@@ -3,7 +3,7 @@
 Everything that is public is imported from here; `redis_state.testing` has real servers for tests.
 """
 
-from redis_state.config import RedisConfig
+from redis_state.config import OpenOptions, RedisConfig, StoreOptions, ViewOptions
 from redis_state.errors import (
     ForeignLoopError,
     InvalidIdError,
@@ -21,11 +21,12 @@ from redis_state.errors import (
     StoreUnavailableError,
     VersionConflictError,
 )
-from redis_state.memory_store import MemoryStateStore
+from redis_state.loop_local import LoopLocal
+from redis_state.memory.store import MemoryStateStore
 from redis_state.models import AgentState, Message, SessionInfo
 from redis_state.open import open_store
 from redis_state.protocol import SessionStore, StateStore
-from redis_state.redis_store import RedisStateStore, StoreOptions
+from redis_state.redis_store import RedisStateStore
 
 __all__ = [
     # what a store promises
@@ -35,8 +36,11 @@ __all__ = [
     "RedisStateStore",
     "MemoryStateStore",
     "open_store",
+    "LoopLocal",
     "RedisConfig",
     "StoreOptions",
+    "OpenOptions",
+    "ViewOptions",
     # data
     "AgentState",
     "Message",

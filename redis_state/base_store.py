@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from abc import abstractmethod
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Generic, cast, overload
 
 from redis_state.checks import check, messages_of
+from redis_state.clock import milliseconds
 from redis_state.codec.schema import OtherSchemaError
+from redis_state.core_protocol import KeepsMessages, KeepsVersions, M
 from redis_state.errors import StateNotFoundError, VersionConflictError
-from redis_state.kept import KeepsMessages, KeepsVersions, M
 from redis_state.models import S
 from redis_state.protocol import SessionStore
 from redis_state.update import Lines, update
@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
     from contextlib import AbstractContextManager
     from datetime import timedelta
+    from types import TracebackType
 
     from redis_state.codec import Codec, StateType
-    from redis_state.kept import HasMessages
+    from redis_state.core_protocol import HasMessages
     from redis_state.telemetry import Metrics
 
 _MIGRATED_AT_ONCE = 32  # sessions
@@ -35,6 +36,7 @@ class BaseStore(SessionStore[S], Generic[S]):
     _codec: Codec[S]
     _metrics: Metrics
     _lines: Lines
+    _ttl: int | None
 
     # What each store does in its own way
 
@@ -67,9 +69,16 @@ class BaseStore(SessionStore[S], Generic[S]):
     async def _replace(self, agent_id: str, session_id: str, before: bytes, after: bytes) -> bool:
         """Put another form of a value in its place, unless it was written meanwhile. Returns whether it was not."""
 
+    @abstractmethod
     def _operation(self) -> AbstractContextManager[Any]:
-        """What is around an operation of several steps."""
-        return nullcontext()
+        """What is around an operation of several steps. Refuses a closed store."""
+
+    def _time_left(self, operation: str, ttl: timedelta | None) -> int:
+        """After how many milliseconds a state is to expire."""
+        left = self._ttl if ttl is None else milliseconds(ttl)
+        if left is None:
+            raise ValueError(f"{operation} needs a ttl, here or on the store")
+        return left
 
     # Operations
 
@@ -103,8 +112,8 @@ class BaseStore(SessionStore[S], Generic[S]):
         ttl: timedelta | None = None,
     ) -> S:
         self = cast("BaseStore[Any]", self)  # noqa: PLW0642  # to type checkers it is any store with versions
-        self._types.require("version", "update()")
-        with self._operation():
+        with self._metrics.update.measure(), self._operation():
+            self._types.require("version", "update()")
             return await update(self, self._lines, agent_id, session_id, fn, attempts=attempts, ttl=ttl)
 
     async def append(
@@ -120,17 +129,18 @@ class BaseStore(SessionStore[S], Generic[S]):
         ttl: timedelta | None = None,
     ) -> int:
         self = cast("BaseStore[Any]", self)  # noqa: PLW0642  # to type checkers it is any store with messages
-        self._types.require("messages", "append()")
-        return await self._add(
-            agent_id,
-            session_id,
-            messages=messages_of(messages),
-            changes=merge,
-            if_version=if_version,
-            create=create,
-            key=key,
-            ttl=ttl,
-        )
+        with self._metrics.append.measure():
+            self._types.require("messages", "append()")
+            return await self._add(
+                agent_id,
+                session_id,
+                messages=messages_of(messages),
+                changes=merge,
+                if_version=if_version,
+                create=create,
+                key=key,
+                ttl=ttl,
+            )
 
     async def merge(
         self,
@@ -143,16 +153,17 @@ class BaseStore(SessionStore[S], Generic[S]):
         key: str | None = None,
         ttl: timedelta | None = None,
     ) -> int:
-        return await self._add(
-            agent_id,
-            session_id,
-            messages=None,
-            changes=changes,
-            if_version=if_version,
-            create=create,
-            key=key,
-            ttl=ttl,
-        )
+        with self._metrics.merge.measure():
+            return await self._add(
+                agent_id,
+                session_id,
+                messages=None,
+                changes=changes,
+                if_version=if_version,
+                create=create,
+                key=key,
+                ttl=ttl,
+            )
 
     async def load_messages(
         self: KeepsMessages[M], agent_id: str, session_id: str, *, limit: int | None = None
@@ -228,3 +239,9 @@ class BaseStore(SessionStore[S], Generic[S]):
                 return False
             if await self._replace(agent_id, session_id, tail[0], migrated):
                 return True
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close."""
+        await self.aclose()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any, Final, cast
@@ -30,6 +31,9 @@ MAX_KEY_BYTES: Final = 512  # of an idempotency key, as of an id
 MAX_VERSION: Final = 2**53  # up to there Lua's numbers are exact
 
 _ONE_MESSAGE: Final = (str, bytes, bytearray, memoryview, Mapping, msgspec.Struct)
+
+_NAMESPACE: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}").fullmatch
+_TAKEN: Final = ("sessions", "partitions")  # see commands/keys.py
 
 Rule = Callable[[str, object], None]
 
@@ -140,6 +144,14 @@ def _prefix(name: str, value: object) -> None:
         raise ValueError(f"{name} must not hold braces: they would put every key into one slot")
 
 
+def _namespace(name: str, value: object) -> None:
+    _text(name, value)
+    if not _NAMESPACE(cast("str", value)):
+        raise ValueError(f"{name} must be 1 to 64 of A-Z, a-z, 0-9, '-', '_' and '.'")
+    if value in _TAKEN:
+        raise ValueError(f"{name} must not be {value!r}: keys of every store begin so")
+
+
 def _addresses(name: str, value: object) -> None:
     if not isinstance(value, list) or not all(isinstance(each, str) for each in cast("list[Any]", value)):
         raise TypeError(f"{name} must be a list of host:port")
@@ -199,6 +211,7 @@ _RULES: Final[dict[str, Rule]] = {
     "tls_verify": _flag,
     # how it is used
     "key_prefix": _prefix,
+    "namespace": _namespace,
     "dial_timeout": _seconds,
     "read_timeout": _seconds,
     "write_timeout": _seconds,
@@ -223,4 +236,5 @@ _RULES: Final[dict[str, Rule]] = {
     "messages": _integer(0),  # how many
     "progress": _optional(_callable),
     "fn": _callable,
+    "open": _callable,
 }

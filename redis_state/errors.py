@@ -127,7 +127,7 @@ class StoreClosedError(StateStoreError):
 class ForeignLoopError(StateStoreError):
     """Raised when a store is used in another event loop or process than the one that used it first.
 
-    Connections belong to one event loop: open a store in each.
+    Connections belong to one event loop: open a store in each, as `LoopLocal` does, or `reopen()` a store there.
     """
 
 

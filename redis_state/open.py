@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Unpack
 
-from redis_state.checks import check
 from redis_state.codec import MAX_STATE_BYTES
-from redis_state.memory_store import MemoryStateStore
+from redis_state.config import OpenOptions, check_fields, check_options, split_options
+from redis_state.memory.store import MemoryStateStore
 from redis_state.models import AgentState, T
-from redis_state.options import StoreOptions, check_options
 from redis_state.redis_store import RedisStateStore
 
 if TYPE_CHECKING:
@@ -19,26 +18,24 @@ def open_store(
     url: str,
     *,
     state_type: type[T] = AgentState,  # pyright: ignore[reportArgumentType]
-    tls_verify: bool | None = None,
-    **options: Unpack[StoreOptions],
+    **options: Unpack[OpenOptions],
 ) -> SessionStore[T]:
     """Open the store that a URL names, for `async with`. A store in Redis connects when it is first used.
 
     Args:
         url: ``memory://``, ``redis://host:port``, or any other that `RedisStateStore.from_url` takes.
         state_type: What is stored: a msgspec Struct or dataclass with `agent_id` and `session_id`.
-        tls_verify: False turns certificate checks off, which a URL alone cannot.
-        options: `ttl`, `format` and the others of `StoreOptions`. In memory `partitions`, `replicas`, `logger` and
-            `tls_verify` are checked and have no effect.
+        options: `ttl`, `format` and the others of `StoreOptions`; and the fields of `RedisConfig` that
+            `RedisStateStore.from_url` takes. In memory those that concern servers are checked and have no effect.
 
     Raises:
-        TypeError: An option is of another type.
-        ValueError: The URL cannot be read, or an option is out of range.
+        TypeError: An option is unknown, or of another type.
+        ValueError: The URL cannot be read, an option is out of range, or it says where Redis is, as the URL does.
     """
     if url == "memory://":
-        check_options(options)
-        if tls_verify is not None:
-            check("tls_verify", tls_verify)
+        fields, options_of_store = split_options(options)
+        check_fields(fields)
+        check_options(options_of_store)
         return MemoryStateStore(
             state_type=state_type,
             ttl=options.get("ttl"),
@@ -49,4 +46,4 @@ def open_store(
             migrations=options.get("migrations"),
             meter_provider=options.get("meter_provider"),
         )
-    return RedisStateStore.from_url(url, state_type=state_type, tls_verify=tls_verify, **options)
+    return RedisStateStore.from_url(url, state_type=state_type, **options)

@@ -1,117 +1,22 @@
-"""What a state store promises. These docstrings are the specification, for every store and topology."""
+"""What a state store promises. These docstrings are the specification, for every store and topology.
+
+`StateStore`, the core, stands in `core_protocol.py`.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, Self, overload
+from typing import TYPE_CHECKING, Any, Protocol, Self, Unpack
 
-from redis_state.kept import HasMessages, Ids, KeepsMessages, KeepsVersions, M
-from redis_state.models import S
+from redis_state.config.options import ViewOptions
+from redis_state.core_protocol import HasMessages, Ids, KeepsMessages, KeepsVersions, M, StateStore
+from redis_state.models import S, T
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
     from datetime import datetime, timedelta
     from types import TracebackType
 
     from redis_state.models import SessionInfo
-
-
-class StateStore(Protocol[S]):
-    """The core of a store: save, load, delete, list.
-
-    Every operation may raise `InvalidIdError` for an id that is none, `StoreClosedError` after `aclose`, and the errors
-    of the server or the network that `redis_state.errors` lists. An outage never looks like "no such session".
-    """
-
-    @overload
-    def save(
-        self, state: S, *, if_version: None = None, key: str | None = None, ttl: timedelta | None = None
-    ) -> Coroutine[Any, Any, None]: ...
-
-    @overload
-    def save(
-        self: KeepsVersions,
-        state: S,
-        *,
-        if_version: int | None = None,
-        key: str | None = None,
-        ttl: timedelta | None = None,
-    ) -> Coroutine[Any, Any, None]: ...
-
-    def save(
-        self, state: S, *, if_version: int | None = None, key: str | None = None, ttl: timedelta | None = None
-    ) -> Coroutine[Any, Any, None]:
-        """Replace the session's state and put the session first in its agent's list, both or neither.
-
-        What is saved is the state as it is when `save` is called, even if the call is awaited later. The object gets
-        the next `version` and a new `updated_at`; a save that fails leaves it as it was. Without `if_version` the
-        last write wins.
-
-        Args:
-            state: A state of the store's type.
-            if_version: Save only if this version is stored; 0: only if nothing is. The object's own `version` saves it
-                only if nobody has written the session since the object was loaded or saved, not even by a plain save
-                that brought back the same number. (A Struct without ``dict=True`` and a dataclass with slots have no
-                room for the note that this takes: for them only the number is compared.)
-            key: The caller's idempotency key, 1 to 512 bytes. If a write with this key is among the latest of the
-                session (16 at least), this one is not done: the object gets the version and time that the first one
-                made, so that its next conditional save conflicts if more was written since. That holds for `save`,
-                `append` and `merge` together, whatever was to be written. After a delete, an expiry, or a plain save
-                by an object that did not know of the key, it is a new write.
-            ttl: After how long the state expires, exact to the millisecond; None: the store's own `ttl`.
-
-        Raises:
-            VersionConflictError: Another version is stored than `if_version`. Nothing was written. A save that is
-                repeated after a lost reply never conflicts with itself.
-            StateEncodeError: A value would come back different, such as a tuple in `data`.
-            StateTooLargeError: The state is larger than the store's `max_state_bytes`.
-            OutcomeUnknownError: The reply was lost, and the server cannot tell whether the state was saved.
-            TypeError: It is no state of the store's type, `if_version` is no integer or the type has no `version`, or
-                the `ttl` is no timedelta.
-            ValueError: A version is negative or 2**53 and more, or the `ttl` is below a millisecond.
-        """
-        ...
-
-    async def load(self, agent_id: str, session_id: str) -> S:
-        """The session's state, appended messages in their place. Every call makes a new object.
-
-        Raises:
-            StateNotFoundError: Nothing is stored: never saved, deleted, or expired.
-            StateDecodeError: What is stored is no state of the store's type, or one with other ids.
-        """
-        ...
-
-    async def delete(self, agent_id: str, session_id: str) -> bool:
-        """Remove the session's state and its place in the list, both or neither.
-
-        Returns:
-            Whether there was one.
-
-        Raises:
-            OutcomeUnknownError: The reply was lost. A delete is not repeated, since somebody may have saved again.
-        """
-        ...
-
-    async def list(self, agent_id: str, *, limit: int | None = None) -> list[str]:
-        """The ids of the agent's sessions, most recently updated first by the writers' clocks.
-
-        Lists what can be loaded, and nothing that has expired, was evicted or was deleted in any way.
-
-        Args:
-            agent_id: The agent.
-            limit: How many at most, 0 or more; None is all.
-
-        Raises:
-            TypeError: The limit is no integer.
-            ValueError: The limit is negative.
-        """
-        ...
-
-    async def aclose(self) -> None:
-        """Finish the operations under way, within their time, and close what the store opened. May be called again.
-
-        What cannot be finished raises `StoreClosedError`, or `OutcomeUnknownError` if it is a write that was sent.
-        """
-        ...
 
 
 class SessionStore(StateStore[S], Protocol[S]):
@@ -354,6 +259,20 @@ class SessionStore(StateStore[S], Protocol[S]):
         """
         ...
 
+    async def touch_agent(self, agent_id: str, *, ttl: timedelta | None = None) -> int:
+        """Let all sessions of the agent expire together, `ttl` (None: the store's own) from now, in bounded steps.
+
+        Neither versions nor places change. A session that is saved meanwhile keeps the expiry of that save or gets this
+        one. Where an agent's sessions belong together, a call after a tenth of the `ttl` keeps all of them alive.
+
+        Returns:
+            How many there are.
+
+        Raises:
+            ValueError: Neither `ttl` nor the store's own is given.
+        """
+        ...
+
     async def delete_agent(self, agent_id: str, *, progress: Callable[[int], None] | None = None) -> int:
         """Delete every session of exactly this agent, in bounded batches. It may be interrupted and repeated.
 
@@ -368,6 +287,37 @@ class SessionStore(StateStore[S], Protocol[S]):
 
     def agents(self) -> AsyncIterator[str]:
         """The ids of the agents that have a session, each once, in no order. Looks at every key of every primary."""
+        ...
+
+    def view(self, state_type: type[T], *, namespace: str, **options: Unpack[ViewOptions]) -> SessionStore[T]:
+        """Another store over the same connections, for states of another type, under ``{key_prefix}{namespace}:``.
+
+        Neither sees anything of the other: its `agents`, listings and `delete_agent` are those of its own keys. It has
+        the options of this store where it is given no others, and shares connections, limits and metrics. Closing it
+        closes it alone; closing this store closes its views. A view may have views.
+
+        Args:
+            state_type: A msgspec Struct or dataclass with `agent_id` and `session_id`.
+            namespace: 1 to 64 letters, digits, ``-``, ``_`` and ``.``, and neither ``sessions`` nor ``partitions``.
+            options: Those of `ViewOptions`: `ttl`, `refresh_ttl`, `format`, `partitions`, `replicas` and
+                `max_state_bytes`. Whether the data has this number of partitions is checked at the first operation.
+
+        Raises:
+            TypeError: An option is none of these, such as one of the connections, or of another type.
+            ValueError: The namespace is none, or an option is out of range.
+            StoreClosedError: This store is closed.
+        """
+        ...
+
+    def reopen(self) -> SessionStore[S]:
+        """A store with the same settings that is not open yet, for another event loop; `LoopLocal` makes one for each.
+
+        In memory it has the same data, which is kept until all of them are closed, and may be in another thread. Of a
+        view it is a store with connections of its own.
+
+        Raises:
+            TypeError: The store was made from a client of the caller's, whose connections belong to one event loop.
+        """
         ...
 
     async def ping(self) -> None:

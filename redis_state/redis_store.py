@@ -2,47 +2,56 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AbstractContextManager, aclosing
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
-from time import perf_counter
-from types import TracebackType
-from typing import Any, Final, Self, Unpack
+from types import CoroutineType
+from typing import Any, Self, Unpack, cast
 
 from redis.asyncio import Redis, RedisCluster
 
 from redis_state.base_store import BaseStore
-from redis_state.checks import check, ids_of
+from redis_state.checks import check
 from redis_state.clock import microseconds, milliseconds
 from redis_state.codec import MAX_STATE_BYTES, Codec, StateType
 from redis_state.commands.keys import Keys, Partition
-from redis_state.commands.many import read_tail, read_values
-from redis_state.commands.request import Request, command
-from redis_state.commands.shapes import is_integer, is_text, is_value
-from redis_state.config import RedisConfig, parse_url
-from redis_state.errors import StateNotFoundError
+from redis_state.commands.many import read_tail
+from redis_state.commands.request import command
+from redis_state.commands.shapes import is_integer, is_text
+from redis_state.config import (
+    Limits,
+    OpenOptions,
+    RedisConfig,
+    StoreOptions,
+    ViewOptions,
+    check_options,
+    check_view,
+    parse_url,
+    schema_of,
+    split_options,
+)
+from redis_state.errors import StoreClosedError
 from redis_state.index.cleanup import Cleanup
 from redis_state.index.entries import Entry, info
 from redis_state.index.eviction import Evictions
 from redis_state.index.listing import Listing
 from redis_state.index.living import Submit
 from redis_state.index.partitions import check_partitions
-from redis_state.limits import Limits
+from redis_state.index.policies import Policies
+from redis_state.index.touch import touch_all
 from redis_state.models import AgentState, S, SessionInfo, T
-from redis_state.options import StoreOptions, check_options, schema_of
 from redis_state.protocol import Ids
+from redis_state.reader import Reader
 from redis_state.redis_py.clients import connect, topology_of
 from redis_state.redis_py.topology import Topology
 from redis_state.telemetry import Metrics
 from redis_state.transport.client import Client
+from redis_state.transport.view import AnyClient, ClientView
 from redis_state.update import Lines
 from redis_state.writer import Writer
-
-_GET: Final = b"*2\r\n$3\r\nGET\r\n$%d\r\n%b\r\n"
-_SLICE: Final = 512 * 1024  # bytes decoded before others have their turn
 
 
 class RedisStateStore(BaseStore[S]):
@@ -80,6 +89,18 @@ class RedisStateStore(BaseStore[S]):
         **options: Unpack[StoreOptions],
     ) -> None:
         check_options(options)
+        self._config: RedisConfig | None = None
+        self._describe(state_type, key_prefix, options, Metrics(options.get("meter_provider")))
+        log = options.get("logger") or logging.getLogger("redis_state")
+        limits = Limits(dial_timeout, read_timeout, write_timeout, pool_size, options.get("replicas", 0))
+        owned = Client(topology_of(client), limits, log, self._prepare)
+        policies = Policies(owned, log)
+        owned.on_connect = policies.connected
+        self._use(owned, policies)
+
+    def _describe(self, state_type: type[S], key_prefix: str, options: StoreOptions, metrics: Metrics) -> None:
+        """Note what is stored, and how."""
+        self._options = options
         self._types = StateType(state_type)
         self._codec = Codec(
             self._types,
@@ -89,16 +110,25 @@ class RedisStateStore(BaseStore[S]):
         )
         self._keys = Keys(key_prefix, options.get("partitions", 1))
         self._ttl = milliseconds(options.get("ttl"))
-        self._refresh_ttl = options.get("refresh_ttl", False)
-        self._metrics = Metrics(options.get("meter_provider"))
-        log = options.get("logger") or logging.getLogger("redis_state")
-        limits = Limits(dial_timeout, read_timeout, write_timeout, pool_size, options.get("replicas", 0))
-        self._client = Client(topology_of(client), limits, log, self._prepare)
-        self._evictions = Evictions(self._client, self._keys, self._codec.time_of, log)
-        self._client.on_connect = self._evictions.connected
+        self._metrics = metrics
+        self._lines = Lines()
+
+    def _use(self, client: AnyClient, policies: Policies) -> None:
+        """Send requests by a client."""
+        self._client = client
+        self._policies = policies
+        self._evictions = Evictions(policies, self._keys, self._codec.time_of)
         self._listing = Listing(self._keys, self._evictions)
+        self._reader = Reader(
+            client=client,
+            types=self._types,
+            codec=self._codec,
+            keys=self._keys,
+            metrics=self._metrics.load,
+            refresh=self._ttl if self._options.get("refresh_ttl", False) else None,
+        )
         self._writer = Writer(
-            client=self._client,
+            client=client,
             types=self._types,
             codec=self._codec,
             keys=self._keys,
@@ -106,7 +136,6 @@ class RedisStateStore(BaseStore[S]):
             metrics=self._metrics.save,
             ttl=self._ttl,
         )
-        self._lines = Lines()
 
     @classmethod
     def from_config(
@@ -123,7 +152,8 @@ class RedisStateStore(BaseStore[S]):
             state_type: As for the class.
             options: See `StoreOptions`.
         """
-        return RedisStateStore(
+        check_options(options)
+        store = RedisStateStore(
             connect(config),
             state_type=state_type,
             key_prefix=config.key_prefix,
@@ -133,6 +163,8 @@ class RedisStateStore(BaseStore[S]):
             pool_size=config.pool_size,
             **options,
         )
+        store._config = config
+        return store
 
     @classmethod
     def from_url(
@@ -140,8 +172,7 @@ class RedisStateStore(BaseStore[S]):
         url: str,
         *,
         state_type: type[T] = AgentState,  # pyright: ignore[reportArgumentType]
-        tls_verify: bool | None = None,
-        **options: Unpack[StoreOptions],
+        **options: Unpack[OpenOptions],
     ) -> RedisStateStore[T]:
         """A store with connections of its own, made when they are needed.
 
@@ -152,15 +183,17 @@ class RedisStateStore(BaseStore[S]):
                 Options follow as in ``?pool_size=4&read_timeout=1``: of `RedisConfig` these are `key_prefix`, `db`,
                 the timeouts, `pool_size`, `tls_...` and `sentinel_...`.
             state_type: As for the class.
-            tls_verify: False turns certificate checks off, which a URL alone cannot; None is True where there is TLS.
-            options: See `StoreOptions`.
+            options: See `StoreOptions`; and fields of `RedisConfig`, which win over the URL. `addrs`, `unix_socket` and
+                `cluster` stand in the URL only. A URL turns certificate checks off only where ``tls_verify=False`` is
+                given here as well.
 
         Raises:
-            TypeError: An option is of another type.
-            ValueError: The URL cannot be read or says something twice, an option is out of range, or there are options
-                of TLS without TLS.
+            TypeError: An option is unknown, or of another type.
+            ValueError: The URL cannot be read or says something twice, an option is out of range, there are options of
+                TLS without TLS, or an option says where Redis is, as the URL does.
         """
-        return cls.from_config(parse_url(url, tls_verify=tls_verify), state_type=state_type, **options)
+        fields, others = split_options(options)
+        return cls.from_config(parse_url(url, **fields), state_type=state_type, **others)
 
     def __repr__(self) -> str:
         if not hasattr(self, "_client"):
@@ -184,55 +217,11 @@ class RedisStateStore(BaseStore[S]):
     def _operation(self) -> AbstractContextManager[Any]:
         return self._client.operation()
 
-    async def load(self, agent_id: str, session_id: str) -> S:
-        started = perf_counter()
-        try:
-            session = self._keys.session(agent_id, session_id)
-            if self._refresh_ttl and self._ttl is not None:
-                request = command(
-                    session.partition.slot, "GETEX", session.key, "PX", self._ttl, session=session.key, fits=is_value
-                )
-            else:
-                key = session.key
-                request = Request(_GET % (len(key), key), session.partition.slot, session=key, fits=is_value)
-            future = self._client.submit(request)
-            try:
-                value = await future
-            except asyncio.CancelledError:
-                self._client.withdraw(request)
-                raise
-            if value is None:
-                raise StateNotFoundError(agent_id, session_id)
-            state, origin = self._codec.decode(value, agent_id, session_id)
-            self._types.adopt(state, origin)
-        except BaseException as error:
-            self._metrics.load.failed(started, error)
-            raise
-        session.seen = origin
-        self._metrics.load.done(started)
-        return state
+    def load(self, agent_id: str, session_id: str) -> CoroutineType[Any, Any, S]:
+        return self._reader.load(agent_id, session_id)
 
     async def load_many(self, agent_id: str, session_ids: Ids | Iterator[str]) -> dict[str, S]:
-        found: dict[str, S] = {}
-        with self._metrics.load.measure() as measured, self._client.operation() as submit:
-            self._keys.agent(agent_id)
-            ttl = self._ttl if self._refresh_ttl else None
-            reads = read_values(submit, self._keys, agent_id, ids_of(session_ids), ttl)
-            async with aclosing(reads) as values:
-                size = 0
-                async for some in values:
-                    for session_id, value in some:
-                        if value is None:
-                            continue
-                        state, origin = self._codec.decode(value, agent_id, session_id)
-                        self._types.adopt(state, origin)
-                        found[session_id] = state
-                        size += len(value)
-                        if size > _SLICE:
-                            size = 0
-                            await asyncio.sleep(0)  # others have their turn
-            measured.count = len(found)
-        return found
+        return await self._reader.load_many(agent_id, session_ids)
 
     async def delete(self, agent_id: str, session_id: str) -> bool:
         with self._metrics.delete.measure() as measured:
@@ -279,20 +268,29 @@ class RedisStateStore(BaseStore[S]):
         return bool(await self._client.execute(command(partition.slot, "EXISTS", key, session=key, fits=is_integer)))
 
     async def touch(self, agent_id: str, session_id: str, *, ttl: timedelta | None = None) -> bool:
-        left = self._ttl if ttl is None else milliseconds(ttl)
-        if left is None:
-            raise ValueError("touch() needs a ttl, here or on the store")
+        left = self._time_left("touch()", ttl)
         partition = self._keys.partition(agent_id, session_id)
         key = partition.state(session_id)
         return bool(
             await self._client.execute(command(partition.slot, "PEXPIRE", key, left, session=key, fits=is_integer))
         )
 
-    async def delete_agent(self, agent_id: str, *, progress: Callable[[int], None] | None = None) -> int:
-        check("progress", progress)
-        self._keys.agent(agent_id)
+    async def touch_agent(self, agent_id: str, *, ttl: timedelta | None = None) -> int:
+        left = self._time_left("touch_agent()", ttl)
         with self._client.operation() as submit:
-            return await self._listing.delete_all(submit, agent_id, progress)
+            return await touch_all(submit, self._evictions, self._keys.agent(agent_id), left)
+
+    async def delete_agent(self, agent_id: str, *, progress: Callable[[int], None] | None = None) -> int:
+        with self._metrics.delete.measure() as measured, self._client.operation() as submit:
+            check("progress", progress)
+
+            def note(deleted: int) -> None:
+                measured.count = deleted
+                if progress is not None:
+                    progress(deleted)
+
+            measured.count = deleted = await self._listing.delete_all(submit, agent_id, note)
+        return deleted
 
     async def agents(self) -> AsyncIterator[str]:
         submit = self._client.execute
@@ -303,10 +301,37 @@ class RedisStateStore(BaseStore[S]):
     async def ping(self) -> None:
         await self._client.execute(command(None, "PING", fits=is_text))
 
+    def view(self, state_type: type[T], *, namespace: str, **options: Unpack[ViewOptions]) -> RedisStateStore[T]:
+        check_view(namespace, options)
+        if self._client.is_closed:
+            raise StoreClosedError("the store is closed; make the view of one that is open")
+        view = cast("RedisStateStore[T]", RedisStateStore.__new__(RedisStateStore))
+        view._be_view_of(self, state_type, namespace, options)  # noqa: SLF001  # of the same class
+        return view
+
+    def _be_view_of(
+        self, store: RedisStateStore[Any], state_type: type[S], namespace: str, options: ViewOptions
+    ) -> None:
+        self._config = store._config
+        prefix = f"{store._keys.prefix}{namespace}:"
+        self._describe(state_type, prefix, {**store._options, **options}, store._metrics)
+        replicas = self._options.get("replicas", 0)
+        self._use(ClientView(store._client, replicas, self._prepare), store._policies)
+
+    def reopen(self) -> RedisStateStore[S]:
+        if self._config is None:
+            raise TypeError(
+                "this store uses a client of yours, whose connections belong to one event loop: make another client "
+                "and a store of it there, or open stores with from_url or from_config, which can be reopened"
+            )
+        config = replace(self._config, key_prefix=self._keys.prefix)
+        return RedisStateStore.from_config(config, state_type=cast("type[Any]", self._types.cls), **self._options)
+
     async def aclose(self) -> None:
         if await self._client.aclose():
             await self._writer.aclose()
-            await self._evictions.aclose()
+            if isinstance(self._client, Client):
+                await self._policies.aclose()
 
     async def _prepare(self, submit: Submit) -> None:
         """See whether the data is what this store takes it for."""
@@ -323,9 +348,3 @@ class RedisStateStore(BaseStore[S]):
             await self.aclose()
             raise
         return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Close."""
-        await self.aclose()

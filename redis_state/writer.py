@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from redis_state.commands.keys import Keys, Session
     from redis_state.index.cleanup import Cleanup
     from redis_state.telemetry import Operation
-    from redis_state.transport.client import Client
+    from redis_state.transport.view import AnyClient
 
 
 _ENDING: Final = 128  # bytes of a value by which it is known again: the ids of its latest writes are among them
@@ -48,7 +48,7 @@ class Writer:
     def __init__(
         self,
         *,
-        client: Client,
+        client: AnyClient,
         types: StateType[Any],
         codec: Codec[Any],
         keys: Keys,

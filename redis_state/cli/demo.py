@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 from redis_state.commands.keys import Keys
 from redis_state.config import RedisConfig, parse_url
 from redis_state.errors import StateNotFoundError, StateStoreError, VersionConflictError
-from redis_state.memory_store import MemoryStateStore
+from redis_state.memory.store import MemoryStateStore
 from redis_state.models import AgentState, Message
 from redis_state.protocol import SessionStore
 from redis_state.redis_store import RedisStateStore
@@ -200,7 +200,7 @@ def metrics(reader: Any) -> None:
         for point in metric.data.data_points:
             timing = metric.unit == "s"
             value = f"mean of {point.count}: {duration(point.sum / point.count)}" if timing else point.value
-            attributes = "  ".join(f"{key}={text}" for key, text in point.attributes.items() if key != "db.system.name")
+            attributes = "  ".join(f"{key}={text}" for key, text in point.attributes.items())
             say(f"   {name:<17}{metric.unit:<11}{value:<20}{attributes}".rstrip())
 
 

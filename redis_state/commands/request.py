@@ -46,9 +46,11 @@ class Request(msgspec.Struct, eq=False):
         node: The name of the node it must go to; None for the one that holds the slot.
         script: The script that the payload belongs to.
         arguments: How many arguments the payload of a script holds.
+        replicas: How many replicas must confirm a write.
         fits: Whether a reply looks as that of the command must; None takes any.
 
     State of one execution, owned by the transport:
+        owner: The view that took it, None where the client itself did.
         future: The result.
         deadline: When it is settled at the latest, by the loop's clock.
         connection: The connection that owes its reply; None before it is sent and after it is answered or lost.
@@ -70,8 +72,10 @@ class Request(msgspec.Struct, eq=False):
     node: str | None = None
     script: Script | None = None
     arguments: int = 0
+    replicas: int = 0
     fits: Callable[[Any], bool] | None = None
 
+    owner: Any = None  # transport.view.ClientView
     future: Any = None  # asyncio.Future[Any], from the moment the transport has it
     deadline: float = 0.0
     connection: Any = None  # transport.connection.Connection

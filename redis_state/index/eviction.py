@@ -11,67 +11,38 @@ from typing import TYPE_CHECKING, Any, Final
 
 from redis_state.commands.request import Request, command, pack
 from redis_state.commands.shapes import is_integer, is_scan, is_score, is_text, is_value
-from redis_state.errors import ServerRefusedError, StateStoreError
+from redis_state.errors import ServerRefusedError
 from redis_state.index.cursors import Walk
 
 if TYPE_CHECKING:
-    import logging
     from collections.abc import Awaitable, Callable
 
     from redis_state.commands.keys import Keys, Partition
-    from redis_state.transport.client import Client
+    from redis_state.index.policies import Policies
 
-_ASK_AGAIN: Final = 60.0  # seconds, where the policy was one that evicts indexes
 _COUNT: Final = 500  # keys looked at by one SCAN
 # A member that no session id equals: the index that holds it has not been evicted since it was last built.
 _COMPLETE: Final = b""
-_INFO_MEMORY: Final = pack(("INFO", "memory"))
 _INFO_STATS: Final = pack(("INFO", "stats"))
 
 
 class Evictions:
-    """Which servers evict indexes, and how an evicted index is built again.
-
-    All of its state:
-        evicts: whether a node's policy evicts indexes, by its name; a task while that is being asked.
-        asked: when it was asked, by the loop's clock.
-        possible: whether any of them does or may; while none does, a listing need not wait for an answer.
+    """How an evicted index is built again.
 
     Args:
-        client: Knows the nodes.
+        policies: Which servers evict indexes.
         keys: The names of keys.
         score: Tells from a stored value where its session stands in the index.
-        log: Where it says that a server cannot be asked.
     """
 
-    def __init__(self, client: Client, keys: Keys, score: Callable[[bytes], float], log: logging.Logger) -> None:
-        self._client = client
+    def __init__(self, policies: Policies, keys: Keys, score: Callable[[bytes], float]) -> None:
+        self.policies = policies
         self._keys = keys
         self._score = score
-        self._log = log
-        self._evicts: dict[str, bool | asyncio.Task[bool]] = {}
-        self._asked: dict[str, float] = {}
-        self._is_logged = False
-        self.possible = False
 
-    def connected(self, node: str) -> None:
-        """Ask a node for its policy, when it is connected: nobody waits for the answer before a listing needs it."""
-        self._ask(node)
-
-    async def threaten(self, partition: Partition) -> bool:
-        """Whether the node that holds a partition evicts indexes."""
-        node = self._client.node_of(partition.slot)
-        return node is not None and await self.threaten_node(node)
-
-    async def threaten_node(self, node: str) -> bool:
-        """Whether a node evicts indexes."""
-        known = self._evicts.get(node, False)
-        if isinstance(known, asyncio.Task):
-            self._client.check_home()  # a task of another event loop cannot be waited for
-            return await asyncio.shield(known)
-        if known and asyncio.get_running_loop().time() - self._asked[node] > _ASK_AGAIN:
-            self._ask(node)
-        return known
+    async def may_have_hit(self, submit: Callable[[Request], Awaitable[Any]], node: str) -> bool:
+        """Whether a node evicts indexes and has evicted anything."""
+        return await self.policies.threaten_node(node) and await self.have_happened(submit, self.question_to(node))
 
     async def have_happened(self, submit: Callable[[Request], Awaitable[Any]], info: Request) -> bool:
         """Whether a server that evicts indexes has evicted anything."""
@@ -92,8 +63,8 @@ class Evictions:
         """Build an index again, if its server may have evicted it."""
         slot, index = partition.slot, partition.index
         if (
-            not self.possible
-            or not await self.threaten(partition)
+            not self.policies.possible
+            or not await self.policies.threaten_slot(slot)
             or not await self.have_happened(submit, self.question(partition))
         ):
             return
@@ -113,34 +84,6 @@ class Evictions:
             if not walk.to(cursor):
                 break
         await submit(command(slot, "ZADD", index, 0, _COMPLETE, fits=is_integer))
-
-    def _ask(self, node: str) -> None:
-        loop = asyncio.get_running_loop()
-        self._asked[node] = loop.time()
-        self._evicts[node] = loop.create_task(self._ask_for_policy(node))
-        self.possible = True
-
-    async def _ask_for_policy(self, node: str) -> bool:
-        evicts = False
-        try:
-            info = await self._client.execute(Request(_INFO_MEMORY, None, node=node, fits=is_text))
-            evicts = b"maxmemory_policy:allkeys" in bytes(info)
-        except ServerRefusedError as error:
-            if not self._is_logged:
-                self._is_logged = True
-                self._log.warning("%s does not tell its maxmemory-policy (%s); taken as not evicting", node, error.code)
-        except StateStoreError:
-            pass  # it will be asked when it is connected again
-        finally:
-            self._evicts[node] = evicts
-            self.possible = any(self._evicts.values())
-        return evicts
-
-    async def aclose(self) -> None:
-        """Wait for the questions under way, which end with their requests."""
-        asked = [each for each in self._evicts.values() if isinstance(each, asyncio.Task)]
-        if asked:
-            await asyncio.wait(asked)
 
 
 async def _value(submit: Callable[[Request], Awaitable[Any]], slot: int, state: bytes) -> bytes | None:

@@ -79,7 +79,7 @@ class Listing:
 
     async def _first(self, submit: Submit, partition: Partition, size: int) -> tuple[list[str], bool]:
         """The newest sessions of one partition by one script, and whether these are all; none where it cannot tell."""
-        if self.evictions.possible:
+        if self.evictions.policies.possible:
             await self.evictions.restore(submit, partition)
         more, _, _, members = await submit(newest(partition, size))
         ids = plain_ids(members)
@@ -155,8 +155,7 @@ class Listing:
     async def _agents_of(self, submit: Submit, node: str, seen: set[str]) -> AsyncGenerator[str]:
         """The agents of one node that were not seen on another."""
         patterns = [self._keys.index_pattern]
-        evictions = self.evictions
-        if await evictions.threaten_node(node) and await evictions.have_happened(submit, evictions.question_to(node)):
+        if await self.evictions.may_have_hit(submit, node):
             patterns.append(self._keys.state_pattern)  # an index may be gone while its states are there
         for pattern in patterns:
             walk = Walk()
@@ -192,8 +191,8 @@ class Listing:
         following, read, dead, *_ = await submit(scan(partition, cursor, count))
         return int(following), read, dead
 
-    async def delete_all(self, submit: Submit, agent_id: str, progress: Callable[[int], None] | None) -> int:
-        """Delete every state and index entry of an agent, a page at a time."""
+    async def delete_all(self, submit: Submit, agent_id: str, progress: Callable[[int], None]) -> int:
+        """Delete every state and index entry of an agent, a page at a time; tell how many states that were so far."""
         deleted = 0
         for part in self._keys.agent(agent_id):
             await self.evictions.restore(submit, part)
@@ -208,8 +207,7 @@ class Listing:
                     await submit(command(part.slot, "ZREM", part.index, *foreign, fits=is_integer))
                     continue
                 deleted += (await self.delete(submit, part, states, members))[0]
-                if progress is not None:
-                    progress(deleted)
+                progress(deleted)
         return deleted
 
     async def delete(

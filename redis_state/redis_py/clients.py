@@ -13,7 +13,7 @@ from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.backoff import NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 
-from redis_state.config import RedisConfig, split_address
+from redis_state.config.servers import RedisConfig, split_address
 from redis_state.redis_py.cluster import Cluster
 from redis_state.redis_py.sentinel import SentinelPrimary, Sentinels
 from redis_state.redis_py.standalone import Standalone

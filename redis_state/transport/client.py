@@ -17,9 +17,9 @@ from redis_state.transport.outcomes import closed
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Awaitable, Callable, Generator
+    from collections.abc import Awaitable, Callable, Generator, Iterable
 
-    from redis_state.limits import Limits
+    from redis_state.config.limits import Limits
     from redis_state.redis_py.topology import Topology
 
 _forks = 0  # how often this process is a fork's child
@@ -27,6 +27,11 @@ _forks = 0  # how often this process is a fork's child
 
 # The operation of several steps that the running code is a part of.
 _operation: ContextVar[object] = ContextVar("redis_state_operation", default=None)
+
+
+def current_operation() -> object:
+    """The operation of several steps that the running code is a part of; None where it is none."""
+    return _operation.get()
 
 
 def _note_fork() -> None:
@@ -91,6 +96,16 @@ class Client:
 
     # Requests
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether new operations are refused."""
+        return self._closed
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the connections are those of a process that this one was forked from, or gone with their loop."""
+        return self._forks != _forks or (self._loop is not None and self._loop.is_closed())
+
     def submit(self, request: Request) -> asyncio.Future[Any]:
         """Take a request; its future is settled in time. Who is cancelled while waiting for it calls `withdraw`."""
         loop = asyncio.get_running_loop()
@@ -98,8 +113,35 @@ class Client:
             self._enter(loop)
         future: asyncio.Future[Any] = asyncio.Future(loop=loop)  # what create_future does, a call less
         request.future = future
+        if self._limits.replicas and request.writes:
+            request.replicas = self._limits.replicas
         self._dispatcher.submit(request)  # pyright: ignore[reportOptionalMemberAccess]  # _enter has made it
         return future
+
+    def hold(self, request: Request) -> asyncio.Future[Any]:
+        """Take a request as `submit` does; it is not sent before `release`."""
+        loop = asyncio.get_running_loop()
+        self._enter(loop)
+        request.future = future = loop.create_future()
+        self._dispatcher.hold(request)  # pyright: ignore[reportOptionalMemberAccess]  # _enter has made it
+        return future
+
+    def release(self, requests: Iterable[Request], failure: StateStoreError | None) -> None:
+        """Send requests that were held, or fail them."""
+        for request in requests:
+            if failure is not None:
+                self.settle(request, copy.copy(failure))
+            elif self._dispatcher is not None:
+                self._dispatcher.pending.begin(request)
+
+    def settle(self, request: Request, error: StateStoreError) -> None:
+        """Fail a request, if it was not settled before."""
+        if self._dispatcher is not None:
+            self._dispatcher.settle(request, error=error)
+
+    def pending(self) -> Iterable[Request]:
+        """Every request that was taken and not settled."""
+        return () if self._dispatcher is None else self._dispatcher.pending
 
     async def execute(self, request: Request) -> Any:
         """Take a request, and wait for its result."""
@@ -117,13 +159,16 @@ class Client:
             self._dispatcher.settle(request)
 
     @contextmanager
-    def operation(self) -> Generator[Callable[[Request], Awaitable[Any]]]:
+    def operation(self, *, begun: bool = False) -> Generator[Callable[[Request], Awaitable[Any]]]:
         """Begin an operation of several steps, which may all be taken while the client is being closed.
+
+        Args:
+            begun: Whether it is a part of what was taken before.
 
         Yields:
             What its steps are sent by.
         """
-        if self._closed:
+        if self._closed and not begun:
             raise StoreClosedError("the store is closed; open another one")
         self.check_home()
         token = object()
@@ -166,7 +211,9 @@ class Client:
         if self._forks != _forks:
             raise ForeignLoopError("this store was opened before a fork; open one store in each process")
         if self._loop is not None and asyncio.get_running_loop() is not self._loop:
-            raise ForeignLoopError("this store belongs to another event loop; open one store in each")
+            raise ForeignLoopError(
+                "this store belongs to another event loop; open one in each, as redis_state.LoopLocal(open) does"
+            )
 
     # Opening
 
@@ -218,8 +265,8 @@ class Client:
             Whether this is where it was opened: what a fork's parent or an ended event loop has left is not waited for.
         """
         loop = asyncio.get_running_loop()
-        if self._forks != _forks or (self._loop is not None and self._loop.is_closed()):
-            self._closed = self._ended = True  # its connections are somebody else's, or gone with their loop
+        if self.is_lost:
+            self._closed = self._ended = True
             return False
         self.check_home()
         if self._closing is None:
@@ -241,7 +288,7 @@ class Client:
         self._ended = True
         if self._opening is not None:
             self._opening.cancel()
-        dispatcher.pending.settle_all(lambda request: closed(request, self._limits.replicas))
+        dispatcher.pending.settle_all(closed)
         await dispatcher.close()
 
     def _check_idle(self) -> None:

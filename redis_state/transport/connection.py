@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import logging
     from collections.abc import Sequence
 
-    from redis_state.limits import Limits
+    from redis_state.config.limits import Limits
 
 _NOT_ENOUGH: Final = object()
 _PushNotification: Final = hiredis.PushNotification
@@ -66,6 +66,7 @@ class Connection(asyncio.Protocol):
     All of its state:
         inflight: what was sent and not answered, oldest first.
         unconfirmed: writes that were answered but not yet confirmed by the replicas, with their results.
+        confirming: how many WAITs are in flight.
         loaded: the scripts that this connection has sent by text, so that the server knows their hash.
         left: replies still to come of the oldest request in flight; 0 if none of them has come.
         partial: bytes received since a reply was complete.
@@ -85,6 +86,7 @@ class Connection(asyncio.Protocol):
         self.opened = opened
         self.inflight: deque[Request] = deque()
         self._unconfirmed: list[tuple[Request, Any]] = []
+        self._confirming = 0
         self._loaded: set[str] = set()
         self._left = 0
         self._partial = 0
@@ -118,23 +120,29 @@ class Connection(asyncio.Protocol):
             return False
         if self._partial > LARGE or self._pieces.is_busy or len(inflight) >= MAX_BATCH:
             return True
-        return self._limits.replicas > 0 or self._transport.get_write_buffer_size() > LARGE
+        return self._confirming > 0 or self._transport.get_write_buffer_size() > LARGE
 
     # Out
 
     def send(self, queue: deque[Request]) -> None:
         """Write the oldest requests of a queue, as many as there is room for. Those that were settled are dropped."""
-        inflight, replicas = self.inflight, self._limits.replicas
+        inflight, replicas = self.inflight, 0
         parts: list[bytes] = []
         room = MAX_BATCH - len(inflight)
         if not inflight:
             self._progress = self._loop.time()
         size = 0
-        written = is_large = False
+        is_large = False
         while queue and room and size < MAX_BATCH_BYTES:
             request = queue.popleft()
             if request.future.done():
                 continue
+            wanted = request.replicas
+            if wanted:
+                if replicas and wanted != replicas:  # none waits for the replicas of another
+                    queue.appendleft(request)
+                    break
+                replicas = wanted
             payload = request.payload
             if request.script is not None or request.asking:
                 self._introduce(request, parts)
@@ -143,13 +151,11 @@ class Connection(asyncio.Protocol):
             request.connection = self
             room -= 1
             size += len(payload)
-            if replicas and request.writes:
-                written = True
             if len(payload) > LARGE:  # alone, so that a refusal of its size is its own
                 is_large = len(payload) > AT_ONCE
                 break
-        if written:
-            parts.append(self._wait_for_replicas())
+        if replicas:
+            parts.append(self._wait_for(replicas))
         data = b"".join(parts)
         if is_large:
             self._pieces.write(data)
@@ -166,12 +172,13 @@ class Connection(asyncio.Protocol):
             parts.append(script.by_hash if script.name in self._loaded else script.by_text)
             self._loaded.add(script.name)
 
-    def _wait_for_replicas(self) -> bytes:
+    def _wait_for(self, replicas: int) -> bytes:
         """Ask for the replicas' confirmation of all writes before; the reply settles them."""
         milliseconds = max(1, int(self._limits.read_timeout * 500))
-        wait = _Wait(pack(("WAIT", self._limits.replicas, milliseconds)), None)
+        wait = _Wait(pack(("WAIT", replicas, milliseconds)), None, replicas=replicas)
         wait.deadline = self.inflight[-1].deadline
         self.inflight.append(wait)
+        self._confirming += 1
         return wait.payload
 
     def _wrote(self, is_all: bool) -> None:  # noqa: FBT001  # a callback
@@ -221,7 +228,7 @@ class Connection(asyncio.Protocol):
 
     def _take_replies(self) -> bool:
         """Hand out the replies that are complete. Returns whether there was one."""
-        gets, inflight, settle, replicas = self._reader.gets, self.inflight, self._settle, self._limits.replicas
+        gets, inflight, settle = self._reader.gets, self.inflight, self._settle
         taken, left = False, self._left
         while True:
             try:
@@ -249,7 +256,7 @@ class Connection(asyncio.Protocol):
                 continue
             request = inflight.popleft()
             request.connection = None
-            if replicas or request.error is not None:
+            if request.replicas or request.error is not None:
                 self._left = 0
                 self._complete(request, reply)
             elif (fits := request.fits) is None or fits(reply):
@@ -272,6 +279,7 @@ class Connection(asyncio.Protocol):
         """Settle a request that failed, or that replicas confirm."""
         error, request.error = request.error, None
         if isinstance(request, _Wait):
+            self._confirming -= 1
             self._confirm(reply, error)
         elif error is not None:
             if error.code == "NOSCRIPT":
@@ -283,7 +291,7 @@ class Connection(asyncio.Protocol):
                 self._refuse(request)
         elif request.fits is not None and not request.fits(reply):
             self._refuse(request)
-        elif request.writes:
+        elif request.replicas:
             request.applied = True
             request.connection = self  # it is not to be overtaken before it is confirmed
             self._unconfirmed.append((request, reply))
@@ -343,7 +351,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Hand back what was in flight."""
         self._displaced.connection_lost(None)  # redis-py waits for it when it closes
-        is_partly_sent = self._pieces.give_up() and not self._limits.replicas  # with replicas that may be the WAIT
+        is_partly_sent = self._pieces.give_up() and not self._confirming  # else that part may be of a WAIT
         self._confirm(0)
         lost = self._take_all()
         executed = 0 if self._skipped else len(lost)  # those that may have been

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from redis_state.commands.replies import ReplyError
     from redis_state.commands.request import Request
-    from redis_state.limits import Limits
+    from redis_state.config.limits import Limits
     from redis_state.redis_py.failure import Failure
     from redis_state.redis_py.topology import Server, Topology
     from redis_state.transport.connection import Connection
@@ -61,7 +61,7 @@ class Dispatcher:
     ) -> None:
         self.limits = limits
         self.log = log
-        self.pending = PendingRequests(self._start, limits.replicas, limits.dial_timeout)
+        self.pending = PendingRequests(self._start, limits.dial_timeout)
         self.settle = self.pending.settle
         self.routes = Routes(topology, limits.dial_timeout, self)
         self.pools: dict[str, NodePool] = {}
@@ -104,6 +104,12 @@ class Dispatcher:
         self.wake_in(self._tick_every)
         self.pending.add_started(request)
         self.route(request)
+
+    def hold(self, request: Request) -> None:
+        """Take a request that is begun later."""
+        request.deadline = self._loop.time() + self._patience
+        self.wake_in(self._tick_every)
+        self.pending.add_started(request)
 
     def open(self) -> None:
         """Let requests pass."""
@@ -206,11 +212,10 @@ class Dispatcher:
 
     def replicated(self, request: Request, result: Any, replicas: int) -> None:
         """Settle a write by the number of replicas that confirmed it."""
-        wanted = self.limits.replicas
-        if replicas >= wanted:
+        if replicas >= request.replicas:
             self.settle(request, result)
         else:
-            self.settle(request, error=NotReplicatedError(wanted, replicas))
+            self.settle(request, error=NotReplicatedError(request.replicas, replicas))
 
     # Ends
 

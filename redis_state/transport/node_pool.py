@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from redis_state.commands.replies import ReplyError
     from redis_state.commands.request import Request
-    from redis_state.limits import Limits
+    from redis_state.config.limits import Limits
     from redis_state.redis_py.topology import Server
 
 _FIRST_PAUSE, _LAST_PAUSE = 0.02, 0.5  # seconds between two attempts to connect, about

@@ -36,10 +36,10 @@ def unreadable(request: Request) -> StateStoreError:
     return StoreUnavailableError("the server's reply makes no sense; is this a Redis server?")
 
 
-def overdue(request: Request, replicas: int) -> StateStoreError:
-    """A request whose time is up; `replicas` is how many were to confirm it."""
+def overdue(request: Request) -> StateStoreError:
+    """A request whose time is up."""
     if request.applied:
-        return NotReplicatedError(replicas, 0)
+        return NotReplicatedError(request.replicas, 0)
     if _may_have_happened(request):
         return unanswered()
     if request.why:
@@ -47,10 +47,10 @@ def overdue(request: Request, replicas: int) -> StateStoreError:
     return StoreTimeoutError("the server did not answer in time")
 
 
-def closed(request: Request, replicas: int) -> StateStoreError:
+def closed(request: Request) -> StateStoreError:
     """A request that was pending when the store was closed."""
     if request.applied:
-        return NotReplicatedError(replicas, 0)
+        return NotReplicatedError(request.replicas, 0)
     if _may_have_happened(request):
         return unanswered()
     return StoreClosedError("the store was closed before the operation could be completed")

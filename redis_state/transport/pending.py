@@ -32,13 +32,11 @@ class PendingRequests:
 
     Args:
         start: Takes a request whose turn it is.
-        replicas: How many replicas must confirm a write.
         spread: By how many seconds the deadline of a request may be later than that of one added after it.
     """
 
-    def __init__(self, start: Callable[[Request], None], replicas: int, spread: float) -> None:
+    def __init__(self, start: Callable[[Request], None], spread: float) -> None:
         self.start = start
-        self._replicas = replicas
         self._spread = spread
         self._table: dict[Request, None] = {}
         self._turns: dict[bytes, Request | _Turn] = {}
@@ -51,6 +49,9 @@ class PendingRequests:
     def __contains__(self, request: Request) -> bool:
         return request in self._table
 
+    def __iter__(self) -> Iterator[Request]:
+        return iter(list(self._table))
+
     def add(self, request: Request) -> None:
         """Take a request, and start it when its turn in its session comes."""
         self._table[request] = None
@@ -61,8 +62,13 @@ class PendingRequests:
             self._wait(session, request)
 
     def add_started(self, request: Request) -> None:
-        """Take a request that is started already."""
+        """Take a request that is started already, or is begun later."""
         self._table[request] = None
+
+    def begin(self, request: Request) -> None:
+        """Start a request that was taken, when its turn in its session comes, unless it was settled meanwhile."""
+        if request in self._table:
+            self.add(request)
 
     def settle(self, request: Request, result: Any = None, error: BaseException | None = None) -> None:
         """Complete a request, if it was not settled before; when no connection owes its reply, its turn ends."""
@@ -106,7 +112,7 @@ class PendingRequests:
                     following = min(following, deadline - self._spread)
                     break
         for request in due:
-            self.settle(request, error=overdue(request, self._replicas))
+            self.settle(request, error=overdue(request))
         return following
 
     def hold_back(self, request: Request) -> None:

@@ -39,10 +39,13 @@ if TYPE_CHECKING:
 Store = SessionStore[AgentState]
 
 PREFIX: Final = "forge.integrations.redis.state."
-OPERATIONS: Final = ("save", "load", "delete", "list")
+OPERATIONS: Final = ("save", "load", "update", "append", "merge", "delete", "list")
 COUNTERS: Final = {
     f"{PREFIX}save": "{state}",
     f"{PREFIX}load": "{state}",
+    f"{PREFIX}update": "{state}",
+    f"{PREFIX}append": "{state}",
+    f"{PREFIX}merge": "{state}",
     f"{PREFIX}delete": "{state}",
     f"{PREFIX}list": "{request}",
     f"{PREFIX}errors": "{error}",
@@ -88,7 +91,7 @@ class Recorded:
         return [] if metric is None else list(metric.data.data_points)
 
     def counted(self) -> dict[str, int]:
-        """The sums of the four counters, those that are not 0."""
+        """The sums of the counters, those that are not 0."""
         sums = {name: sum(int(point.value) for point in self.points(name)) for name in OPERATIONS}
         return {name: total for name, total in sums.items() if total}
 
@@ -138,6 +141,9 @@ async def test_names_units_and_kinds(store: Store, recorded: Recorded) -> None:
     """Exactly those that are documented: monotonic counters, and histograms of seconds."""
     await store.save(a_state())
     await store.load("a1", "s1")
+    await store.append("a1", "s1", [])
+    await store.merge("a1", "s1", {})
+    await store.update("a1", "s1", lambda _: None)
     await store.list("a1")
     await store.delete("a1", "s1")
     await fails(store.load("a1", "s1"), StateNotFoundError)
@@ -154,6 +160,7 @@ async def test_names_units_and_kinds(store: Store, recorded: Recorded) -> None:
         assert isinstance(metrics[name].data, Histogram)
     assert {scope.name for scope in recorded.scopes()} == {"redis_state"}
     assert all(scope.version for scope in recorded.scopes())
+    assert [dict(scope.attributes) for scope in recorded.scopes()] == [{"db.system.name": "redis"}]
 
 
 @on_both
@@ -180,7 +187,7 @@ async def test_attributes_are_few_and_constant(store: Store, recorded: Recorded)
         await fails(store.load(state.agent_id, state.session_id), StateNotFoundError)
     for name, metric in recorded.metrics().items():
         seen = [dict(point.attributes or {}) for point in metric.data.data_points]
-        done: dict[str, Any] = {"db.system.name": "redis"}
+        done: dict[str, Any] = {}
         if name == f"{PREFIX}errors":
             assert seen == [{**done, "operation": "load", "error.type": "StateNotFoundError"}]
         elif name == f"{PREFIX}load_duration":
@@ -232,7 +239,7 @@ class TestCounts:
         assert recorded.timed()["list"] == {"": 4}
 
     async def test_an_update_is_a_load_and_a_save(self, store: Store, recorded: Recorded) -> None:
-        """For each of its attempts, and a conflict is an error of the save."""
+        """For each of its attempts beside itself, and a conflict is an error of the save."""
         await store.save(a_state())
         calls = 0
 
@@ -243,15 +250,57 @@ class TestCounts:
                 await store.save(a_state(data={"other": 1}, version=5))
 
         await store.update("a1", "s1", change)
-        assert recorded.counted() == {"save": 3, "load": 2}
+        assert recorded.counted() == {"save": 3, "load": 2, "update": 1}
         assert recorded.timed()["save"] == {"": 3, "VersionConflictError": 1}
+        assert recorded.timed()["update"] == {"": 1}
         assert recorded.errors() == {("save", "VersionConflictError"): 1}
 
+    async def test_an_append_is_one_and_no_save(self, store: Store, recorded: Recorded) -> None:
+        """However many messages it brings."""
+        await store.save(a_state())
+        await store.append("a1", "s1", [Message(role="user", content="hi")] * 3)
+        await store.append("a1", "s1", [])
+        assert recorded.counted() == {"save": 1, "append": 2}
+        assert recorded.timed()["append"] == {"": 2}
+
+    async def test_a_merge_and_a_repeat_are_one_each(self, store: Store, recorded: Recorded) -> None:
+        """`create=` counts as its operation, and so does what is not applied again."""
+        await store.append("a1", "s1", [], create=a_state(), key="first")
+        await store.append("a1", "s1", [], create=a_state(), key="first")
+        await store.merge("a1", "s1", {"data": {"n": 1}})
+        assert recorded.counted() == {"append": 2, "merge": 1}
+        assert recorded.timed() == {"append": {"": 2}, "merge": {"": 1}}
+
+    async def test_the_states_of_an_agent_deleted(self, store: Store, recorded: Recorded) -> None:
+        """Each, and the whole agent is one duration; also those before the caller's function broke it off."""
+        for name in ("s1", "s2", "s3"):
+            await store.save(a_state(name))
+        assert await store.delete_agent("a1") == 3
+        assert await store.delete_agent("a1") == 0
+        assert recorded.counted() == {"save": 3, "delete": 3}
+        assert recorded.timed()["delete"] == {"": 2}
+
+        def break_off(deleted: int) -> None:
+            raise RuntimeError(deleted)
+
+        await store.save(a_state())
+        await fails(store.delete_agent("a1", progress=break_off), RuntimeError)
+        assert recorded.counted() == {"save": 4, "delete": 4}
+        assert recorded.errors() == {("delete", "RuntimeError"): 1}
+
+    async def test_each_is_visible_when_the_call_returns(self, store: Store, recorded: Recorded) -> None:
+        """Nothing is recorded later, beside it."""
+        await store.save(a_state())
+        assert recorded.counted() == {"save": 1}
+        await store.append("a1", "s1", [])
+        assert recorded.counted() == {"save": 1, "append": 1}
+        await store.delete_agent("a1")
+        assert recorded.counted() == {"save": 1, "append": 1, "delete": 1}
+
     async def test_what_has_no_metric(self, store: Store, recorded: Recorded) -> None:
-        """Appends, looks and pings are none of the four."""
+        """Looks and pings."""
         await store.save(a_state())
         before = recorded.counted()
-        await store.append("a1", "s1", [Message("user", "hi")])
         await store.exists("a1", "s1")
         await store.count("a1")
         await store.ping()
@@ -280,7 +329,12 @@ class TestFailures:
         await fails(store.load("a1", "nobody"), StateNotFoundError)
         await fails(store.load("", "s1"), InvalidIdError)
         await fails(store.load_many("", ["s1"]), InvalidIdError)
+        await fails(store.append("a1", "nobody", []), StateNotFoundError)
+        await fails(store.append("a1", "s1", 7), TypeError)  # pyright: ignore[reportArgumentType]
+        await fails(store.merge("a1", "s1", {"messages": []}), ValueError)
+        await fails(store.update("a1", "", lambda _: None), InvalidIdError)
         await fails(store.delete("a1", ""), InvalidIdError)
+        await fails(store.delete_agent(""), InvalidIdError)
         await fails(store.list(""), InvalidIdError)
         await fails(store.list("a1", limit=-1), ValueError)
         errors = {
@@ -289,14 +343,19 @@ class TestFailures:
             ("save", "InvalidIdError"): 1,
             ("save", "TypeError"): 1,
             ("load", "StateNotFoundError"): 1,
-            ("load", "InvalidIdError"): 2,
-            ("delete", "InvalidIdError"): 1,
+            ("load", "InvalidIdError"): 3,
+            ("append", "StateNotFoundError"): 1,
+            ("append", "TypeError"): 1,
+            ("merge", "ValueError"): 1,
+            ("update", "InvalidIdError"): 1,
+            ("delete", "InvalidIdError"): 2,
             ("list", "InvalidIdError"): 1,
             ("list", "ValueError"): 1,
         }
         assert recorded.errors() == errors
         assert recorded.counted() == {"save": 1}
-        timed: dict[str, dict[str, int]] = {"save": {"": 1}, "load": {}, "delete": {}, "list": {}}
+        timed: dict[str, dict[str, int]] = {operation: {} for operation in OPERATIONS}
+        timed["save"][""] = 1
         for (operation, kind), count in errors.items():
             timed[operation][kind] = count
         assert recorded.timed() == timed
@@ -306,6 +365,9 @@ class TestFailures:
         await store.aclose()
         await fails(store.save(a_state()), StoreClosedError)
         await fails(store.load("a1", "s1"), StoreClosedError)
+        await fails(store.update("a1", "s1", lambda _: None), StoreClosedError)
+        await fails(store.append("a1", "s1", []), StoreClosedError)
+        await fails(store.merge("a1", "s1", {}), StoreClosedError)
         await fails(store.delete("a1", "s1"), StoreClosedError)
         await fails(store.list("a1"), StoreClosedError)
         assert recorded.errors() == {(operation, "StoreClosedError"): 1 for operation in OPERATIONS}

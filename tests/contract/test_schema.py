@@ -51,11 +51,11 @@ def to_third(document: Document) -> Document:
 
 async def opened(stores: Stores, state_type: type[Any], **options: Any) -> SessionStore[Any]:
     """A store of another type on the same data, in memory too."""
-    store: Any = await stores.open(state_type=state_type, **options)
-    if stores.server is None:
-        shared: Any = stores.__dict__.setdefault("shared", store)
-        vars(store)["_agents"] = vars(shared)["_agents"]
-    return store
+    if stores.server is not None:
+        return await stores.open(state_type=state_type, **options)
+    parent: Any = stores.__dict__.get("parent") or await stores.open()
+    stores.__dict__["parent"] = parent
+    return parent.view(state_type, namespace="types", **options)
 
 
 async def both(stores: Stores) -> tuple[SessionStore[First], SessionStore[Third]]:

@@ -207,7 +207,8 @@ async def test_random_faults_violate_nothing_where_there_are_replicas(kind: str,
             if replicas or kind != "cluster" or not run.faults["fail_over"]:
                 await run.verify()
             await works(store, BUDGET + SLACK)
-            dispatcher = store._client._dispatcher  # pyright: ignore[reportPrivateUsage]
+            client: Any = store._client  # pyright: ignore[reportPrivateUsage]
+            dispatcher = client._dispatcher
             assert dispatcher is not None
             await until(lambda: not dispatcher.pending)
         for title, counts in ("operations", run.operations), ("outcomes", run.outcomes), ("faults", run.faults):

@@ -15,9 +15,11 @@ import msgspec
 
 from redis_state import (
     AgentState,
+    LoopLocal,
     MemoryStateStore,
     Message,
     NotReplicatedError,
+    OpenOptions,
     PartitionsMismatchError,
     RedisConfig,
     RedisStateStore,
@@ -30,6 +32,7 @@ from redis_state import (
     StateStore,
     StoreOptions,
     VersionConflictError,
+    ViewOptions,
     open_store,
 )
 
@@ -117,6 +120,13 @@ def options(client: Redis) -> None:
     RedisStateStore(client, unknown=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     RedisStateStore(client, AgentState)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     RedisStateStore("redis://")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    fields: OpenOptions = {"key_prefix": "p:", "db": 1, "username": "ann", "pool_size": 2, "tls": True}
+    RedisStateStore.from_url("redis://", **fields)
+    open_store("redis://", read_timeout=1, password=None, sentinel_addrs=["s:26379"], **every)
+    open_store("redis://", pool_size="2")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    open_store("redis://", addrs=["a:6379"])  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    RedisStateStore.from_url("redis://", unix_socket="/s")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    RedisStateStore.from_config(RedisConfig(), db=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     MemoryStateStore(ttl=60)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     MemoryStateStore(state_type=dict)  # type: ignore[type-var]  # pyright: ignore[reportArgumentType]
     RedisStateStore(client, state_type=Message)  # type: ignore[type-var]  # pyright: ignore[reportArgumentType]
@@ -145,6 +155,7 @@ async def operations(store: SessionStore[AgentState], state: AgentState) -> None
     assert_type(await store.count("agent-1"), int)
     assert_type(await store.exists("agent-1", "session-123"), bool)
     assert_type(await store.touch("agent-1", "session-123", ttl=timedelta(seconds=1)), bool)
+    assert_type(await store.touch_agent("agent-1", ttl=timedelta(days=1)), int)
     assert_type(await store.delete_agent("agent-1", progress=print), int)
     assert_type(await store.ping(), None)
     assert_type(await store.aclose(), None)
@@ -153,6 +164,30 @@ async def operations(store: SessionStore[AgentState], state: AgentState) -> None
     await store.save(MyState("agent-1", "session-123"))  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
     await store.save(state, 0)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
     await store.list("agent-1", 10)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+
+
+def views_and_stores_for_other_loops(
+    store: SessionStore[AgentState], redis: RedisStateStore, memory: MemoryStateStore
+) -> None:
+    """Of their own types."""
+    options: ViewOptions = {"ttl": timedelta(days=1), "format": "msgpack", "partitions": 2, "replicas": 1}
+    assert_type(store.view(MyState, namespace="mine", **options), SessionStore[MyState])
+    assert_type(redis.view(MyData, namespace="mine", ttl=None), RedisStateStore[MyData])
+    assert_type(memory.view(MyState, namespace="mine").view(MyData, namespace="more"), MemoryStateStore[MyData])
+    store.view(MyState)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    store.view(dict, namespace="mine")  # type: ignore[type-var]  # pyright: ignore[reportArgumentType]
+    store.view(MyState, namespace="mine", pool_size=2)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    assert_type(store.reopen(), SessionStore[AgentState])
+    assert_type(redis.reopen(), RedisStateStore[AgentState])
+    assert_type(memory.reopen(), MemoryStateStore[AgentState])
+
+
+async def a_store_for_each_loop(mine: RedisStateStore[MyState]) -> None:
+    """Of the type of the stores that it opens."""
+    assert_type(await LoopLocal(lambda: open_store("redis://")).get(), SessionStore[AgentState])
+    assert_type(await LoopLocal(mine.reopen).get(), SessionStore[MyState])
+    assert_type(await LoopLocal(mine.reopen).aclose(), None)
+    LoopLocal(mine)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 async def one_message_or_several(

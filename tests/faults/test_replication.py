@@ -20,11 +20,10 @@ if TYPE_CHECKING:
 Pair = tuple[RedisServer, RedisServer]
 
 
-def acknowledges(primary: RedisServer) -> bool:
-    """Whether the replica has a write that was made just now."""
-    primary.command("SET", "linked", "")
-    offset = primary.info("replication")["master_repl_offset"]
-    return f"offset={offset}," in primary.info("replication").get("slave0", "")
+def acknowledged(primary: RedisServer) -> int:
+    """How far the replica has told that it has come; 0 where none is linked."""
+    fields = dict(pair.split("=") for pair in primary.info("replication").get("slave0", "offset=0").split(","))
+    return int(fields["offset"]) if fields.get("state") == "online" else 0
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +33,11 @@ def linked() -> Iterator[Pair]:
         RedisServer(config={"repl-ping-replica-period": 1}) as primary,
         RedisServer(config={"replicaof": f"{primary.host} {primary.port}"}) as replica,
     ):
-        # With an acknowledged write: a WAIT counts a replica whose link is up only when it has told its offset.
-        wait_until(lambda: acknowledges(primary), what="A replica that acknowledges", timeout=20)
+        # A WAIT counts a replica whose link is up only when it has told its offset: so a write is acknowledged first.
+        wait_until(lambda: acknowledged(primary) > 0, what="A replica that is linked", timeout=20)
+        primary.command("SET", "linked", "")
+        offset = int(primary.info("replication")["master_repl_offset"])
+        wait_until(lambda: acknowledged(primary) >= offset, what="A replica that acknowledges", timeout=20)
         yield primary, replica
 
 

@@ -120,32 +120,12 @@ async def test_an_index_of_expired_sessions_shrinks_without_a_listing(server: Re
         await store.delete_agent("brief")
 
 
-@pytest.mark.parametrize("messages", [10, 1000, pytest.param(100_000, marks=pytest.mark.scale)])
-async def test_the_bytes_of_an_append_do_not_grow_with_the_history(server: RedisServer, messages: int) -> None:
-    """What the server receives for one more message is the same after ten and after a hundred thousand."""
-    state = AgentState(agent_id="long", session_id="s")
-    state.messages = [Message(role="user", content=f"message {n}") for n in range(messages)]
-    one = [Message(role="user", content="one more")]
-    async with RedisStateStore.from_url(server.url) as store:
-        await store.save(state)
-        await store.append("long", "s", one)  # the first one brings the script
-        before = received(server)
-        overhead = received(server) - before
-        before = received(server)
-        await store.append("long", "s", one)
-        moved = received(server) - before - overhead
-        print(f"\nappend after {messages} messages: {moved} bytes")
-        assert moved < 600
-        assert len((await store.load("long", "s")).messages) == messages + 2
-        await store.delete("long", "s")
-
-
 def received(server: RedisServer) -> int:
     """Bytes that the server has read from its clients."""
     return int(server.info("stats")["total_net_input_bytes"])
 
 
-@pytest.mark.parametrize("turns", [200, 1000])
+@pytest.mark.parametrize("turns", [200])
 async def test_a_conversation_by_append_moves_a_fraction_of_the_bytes(server: RedisServer, turns: int) -> None:
     """A save sends the whole history every turn, an append the turn."""
     moved: dict[str, int] = {}

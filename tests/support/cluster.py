@@ -14,35 +14,20 @@ from support.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
-    from pathlib import Path
 
 SLOTS = 16_384
 
 # A node that is asked and may be frozen gets this long, in seconds.
 PATIENCE = 0.5
 
+# Until servers have come together, or have done what they were asked for, in seconds.
+START_TIMEOUT = 30.0
+
 
 class ClusterServers(Startable):
     """Cluster nodes on 127.0.0.1 with all slots in equal ranges, in order of `nodes`; ready after 2 to 3 seconds.
 
     Two of these seconds are a fixed delay in the server, before which a primary that has just started refuses.
-
-    Args:
-        primaries: How many primaries; fewer than 3 cannot elect a new one when one is lost.
-        replicas: How many replicas each primary has.
-        node_timeout: How long a node may be silent before the others think it failed, in seconds.
-        require_full_coverage: Whether all nodes refuse while some slots have no node.
-        password: What clients must give.
-        persistence: As for `RedisServer`.
-        config: Further directives for all nodes, as for `RedisServer`.
-        binary: Which server, as `find_server` takes it.
-        start_timeout: How long forming the cluster may take, in seconds.
-
-    Attributes:
-        nodes: The servers, first those that start as primaries, then the replicas.
-
-    Raises:
-        ServerNotFoundError: There is no such binary.
     """
 
     def __init__(
@@ -55,11 +40,8 @@ class ClusterServers(Startable):
         password: str | None = None,
         persistence: bool = False,
         config: Mapping[str, str | int | Sequence[str]] | None = None,
-        binary: str | Path | None = None,
-        start_timeout: float = 30.0,
     ) -> None:
         self.password = password
-        self.start_timeout = start_timeout
         self._first_primaries = primaries
         self._running: ExitStack | None = None
         directives: dict[str, str | int | Sequence[str]] = {
@@ -77,8 +59,6 @@ class ClusterServers(Startable):
                 password=password,
                 persistence=persistence,
                 config={**directives, **(config or {})},
-                binary=binary,
-                start_timeout=start_timeout,
             )
             for _ in range(primaries * (1 + replicas))
         ]
@@ -113,11 +93,7 @@ class ClusterServers(Startable):
         return []
 
     def node_for_slot(self, slot: int) -> RedisServer:
-        """The primary that owns `slot` now, as the first node that answers sees it.
-
-        Raises:
-            LookupError: No node owns it.
-        """
+        """The primary that owns `slot` now, as the first node that answers sees it."""
         for first, last, ports in self._slots():
             if first <= slot <= last:
                 return self._node(ports[0])
@@ -133,23 +109,11 @@ class ClusterServers(Startable):
     # ---- changes
 
     async def wait_until_ready(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - blocks a thread
-        """Wait until all running nodes accept commands, agree about the slots and have their replicas in step.
-
-        Args:
-            timeout: In seconds, `start_timeout` by default.
-
-        Raises:
-            TimeoutError: They did not.
-        """
-        await in_thread(self._wait_until_ready, timeout or self.start_timeout)
+        """Wait until all running nodes accept commands, agree about the slots and have their replicas in step."""
+        await in_thread(self._wait_until_ready, timeout or START_TIMEOUT)
 
     async def failover(self, primary: RedisServer) -> RedisServer:
-        """Let the first replica of `primary` take over without losing a write; returns it as all nodes know it.
-
-        Raises:
-            LookupError: It has no live replica.
-            TimeoutError: It did not happen within `start_timeout`.
-        """
+        """Let the first replica of `primary` take over without losing a write; returns it as all nodes know it."""
         return await in_thread(self._failover, primary)
 
     async def migrate_slot(self, slot: int, target: RedisServer) -> None:
@@ -172,11 +136,7 @@ class ClusterServers(Startable):
     async def migrate_keys(
         self, slot: int, source: RedisServer, target: RedisServer, keys: Iterable[str | bytes]
     ) -> None:
-        """Move some `keys` of `slot` from `source` to `target`; those that do not exist are passed over.
-
-        Raises:
-            ValueError: A key is not in `slot`.
-        """
+        """Move some `keys` of `slot` from `source` to `target`; those that do not exist are passed over."""
         wanted = list(keys)
         for key in wanted:
             if self.slot_of(key) != slot:
@@ -217,10 +177,10 @@ class ClusterServers(Startable):
                 node.command("CLUSTER", "ADDSLOTS", *range(bounds[i], bounds[i + 1]))
             for other in self.nodes[:i]:
                 node.command("CLUSTER", "MEET", HOST, other.port)
-        wait_until(self._all_met, what="The nodes' meeting", timeout=self.start_timeout)
+        wait_until(self._all_met, what="The nodes' meeting", timeout=START_TIMEOUT)
         for i, node in enumerate(self.nodes[count:]):
             node.command("CLUSTER", "REPLICATE", _id(self.nodes[i % count]))
-        self._wait_until_ready(self.start_timeout)
+        self._wait_until_ready(START_TIMEOUT)
 
     def _all_met(self) -> bool:
         lists = [node.command("CLUSTER", "NODES").decode() for node in self.nodes]
@@ -254,7 +214,7 @@ class ClusterServers(Startable):
         wait_until(
             lambda: replicas[0].info("replication")["role"] == "master" and self._is_ready(),
             what="The failover",
-            timeout=self.start_timeout,
+            timeout=START_TIMEOUT,
         )
         return replicas[0]
 

@@ -13,25 +13,16 @@ from support.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
 # A process that is asked and may be frozen gets this long, in seconds.
 PATIENCE = 0.5
 
+# Until servers have come together, or have done what they were asked for, in seconds.
+START_TIMEOUT = 30.0
+
 
 class Sentinel(RedisServer):
-    """One sentinel process; `kill`, `freeze` and the rest are those of `RedisServer`.
-
-    Args:
-        watched: The servers; the first is the primary when this sentinel starts.
-        service_name: What clients ask for.
-        quorum: How many sentinels must agree that the primary is down.
-        down_after: How long a server must be silent to be thought down, in seconds.
-        failover_timeout: After how many seconds a failover that did not get on is given up.
-        password: What clients and other sentinels must give to this one.
-        binary: As for `RedisServer`.
-        start_timeout: As for `RedisServer`.
-    """
+    """One sentinel process; `kill`, `freeze` and the rest are those of `RedisServer`."""
 
     def __init__(
         self,
@@ -42,10 +33,8 @@ class Sentinel(RedisServer):
         down_after: float,
         failover_timeout: float,
         password: str | None,
-        binary: str | Path | None,
-        start_timeout: float,
     ) -> None:
-        super().__init__(password=password, binary=binary, start_timeout=start_timeout)
+        super().__init__(password=password)
         self._watched = watched
         self._service_name = service_name
         self._quorum = quorum
@@ -80,26 +69,6 @@ class SentinelServers(Startable):
     """A primary, its replicas and their sentinels on 127.0.0.1; ready after 2 to 4 seconds.
 
     Most of that is the time after which the sentinels tell each other of themselves.
-
-    Args:
-        replicas: How many replicas.
-        sentinels: How many sentinels; more than half of them must agree to a failover.
-        service_name: What clients ask the sentinels for.
-        down_after: How long a server must be silent to be thought down, in seconds.
-        failover_timeout: After how many seconds a failover that did not get on is given up.
-        password: What clients must give to the servers.
-        sentinel_password: What clients must give to the sentinels.
-        persistence: As for `RedisServer`.
-        config: Further directives for the servers, as for `RedisServer`.
-        binary: Which server, as `find_server` takes it.
-        start_timeout: How long the start may take, in seconds.
-
-    Attributes:
-        servers: The primary that it starts with, then the replicas.
-        sentinels: The sentinels.
-
-    Raises:
-        ServerNotFoundError: There is no such binary.
     """
 
     def __init__(
@@ -114,13 +83,10 @@ class SentinelServers(Startable):
         sentinel_password: str | None = None,
         persistence: bool = False,
         config: Mapping[str, str | int | Sequence[str]] | None = None,
-        binary: str | Path | None = None,
-        start_timeout: float = 30.0,
     ) -> None:
         self.service_name = service_name
         self.password = password
         self.sentinel_password = sentinel_password
-        self.start_timeout = start_timeout
         self._running: ExitStack | None = None
         # A replica that was sent nothing yet has an offset that says nothing; send it something soon.
         directives: dict[str, str | int | Sequence[str]] = {"repl-ping-replica-period": 1, **(config or {})}
@@ -129,8 +95,6 @@ class SentinelServers(Startable):
                 password=password,
                 persistence=persistence,
                 config=directives,
-                binary=binary,
-                start_timeout=start_timeout,
             )
             for _ in range(1 + replicas)
         ]
@@ -142,8 +106,6 @@ class SentinelServers(Startable):
                 down_after=down_after,
                 failover_timeout=failover_timeout,
                 password=sentinel_password,
-                binary=binary,
-                start_timeout=start_timeout,
             )
             for _ in range(sentinels)
         ]
@@ -162,11 +124,7 @@ class SentinelServers(Startable):
         return f"redis+sentinel://{credentials}{','.join(self.sentinel_addrs)}/{self.service_name}/0"
 
     async def primary(self) -> RedisServer:
-        """The server that the first sentinel that answers calls the primary.
-
-        Raises:
-            ConnectionError: No sentinel answers.
-        """
+        """The server that the first sentinel that answers calls the primary."""
         return await in_thread(self._primary)
 
     # ---- changes
@@ -175,12 +133,6 @@ class SentinelServers(Startable):
         """Wait until the running sentinels agree and see each other, one primary, and all else as its replicas.
 
         A primary that was failed over from or comes back is made a replica 10 to 30 seconds later.
-
-        Args:
-            timeout: In seconds.
-
-        Raises:
-            TimeoutError: They did not.
         """
         await in_thread(self._wait_until_ready, timeout)
 
@@ -188,10 +140,6 @@ class SentinelServers(Startable):
         """Let the sentinels make another server the primary while the present one lives; returns the new one.
 
         The old one accepts writes, which are lost later, until the sentinels make it a replica.
-
-        Raises:
-            CommandError: There is no good replica now.
-            TimeoutError: It did not happen within `start_timeout`.
         """
         old = await self.primary()
         await in_thread(self.sentinels[0].command, "SENTINEL", "FAILOVER", self.service_name)
@@ -202,20 +150,12 @@ class SentinelServers(Startable):
         old: RedisServer,
         timeout: float | None = None,  # noqa: ASYNC109 - blocks a thread
     ) -> RedisServer:
-        """Wait until all running sentinels call the same server but `old` the primary, and it is one.
-
-        Args:
-            old: The primary before, which may have been killed or frozen.
-            timeout: In seconds, `start_timeout` by default.
-
-        Raises:
-            TimeoutError: They did not.
-        """
+        """Wait until all running sentinels call the same server but `old` the primary, and it is one."""
         await in_thread(
             wait_until,
             lambda: self._agreed_primary() not in (None, old),
             what="Another primary",
-            timeout=timeout or self.start_timeout,
+            timeout=timeout or START_TIMEOUT,
         )
         return await self.primary()
 
@@ -233,11 +173,11 @@ class SentinelServers(Startable):
             wait_until(
                 lambda: all(replica.info("replication")["master_link_status"] == "up" for replica in replicas),
                 what="The replicas' first synchronization",
-                timeout=self.start_timeout,
+                timeout=START_TIMEOUT,
             )
             for sentinel in self.sentinels:
                 starting.enter_context(sentinel)
-            self._wait_until_ready(self.start_timeout)
+            self._wait_until_ready(START_TIMEOUT)
             self._running = starting.pop_all()
 
     def _stop(self) -> None:

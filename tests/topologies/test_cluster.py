@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import uuid
+from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis, RedisCluster
 from support.cluster import ClusterServers
+from support.states import agent_ids, saved, state
 
 from redis_state import (
     AgentState,
@@ -23,20 +24,11 @@ from redis_state import (
 )
 from redis_state.testing import RedisServer
 
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Iterable, Iterator
+Store = RedisStateStore[AgentState]
 
 BUDGET = 2.0  # seconds that an operation may take: read_timeout and write_timeout
 SLACK = 3.0  # seconds that a busy machine may add to a deadline
 CANARY = "canary-7f3a9"
-
-
-@pytest.fixture(autouse=True)
-def nothing_left_behind(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """What a test left open warns in this test and not in a later one, and no callback of the loop has failed."""
-    yield
-    gc.collect()
-    assert [record.getMessage() for record in caplog.get_records("call") if record.name == "asyncio"] == []
 
 
 @pytest.fixture
@@ -50,7 +42,7 @@ def prefix(redis_cluster: ClusterServers) -> Iterator[str]:
 
 
 @pytest.fixture
-async def store(redis_cluster: ClusterServers, prefix: str) -> AsyncIterator[RedisStateStore[AgentState]]:
+async def store(redis_cluster: ClusterServers, prefix: str) -> AsyncIterator[Store]:
     """A store on the cluster, open."""
     async with RedisStateStore.from_url(f"{redis_cluster.url}?key_prefix={prefix}") as opened:
         yield opened
@@ -59,8 +51,7 @@ async def store(redis_cluster: ClusterServers, prefix: str) -> AsyncIterator[Red
 @pytest.fixture
 async def client(redis_cluster: ClusterServers) -> AsyncIterator[Any]:
     """A `RedisCluster` that the test owns, which knows the slot map."""
-    connected: Any = cluster_client(redis_cluster)
-    async with connected:
+    async with cluster_client(redis_cluster) as connected:
         yield connected
 
 
@@ -69,7 +60,7 @@ def cluster_client(cluster: ClusterServers, **options: Any) -> Any:
     return RedisCluster(host=cluster.nodes[0].host, port=cluster.nodes[0].port, **options)
 
 
-def calls(nodes: Iterable[RedisServer], name: str) -> int:
+def calls(nodes: list[RedisServer], name: str) -> int:
     """How often the nodes executed a command. Redis 6.2 counts all subcommands of a command as one."""
     total = 0
     for node in nodes:
@@ -79,299 +70,245 @@ def calls(nodes: Iterable[RedisServer], name: str) -> int:
     return total
 
 
-def redirects(nodes: Iterable[RedisServer]) -> int:
+def redirects(nodes: list[RedisServer]) -> int:
     """How often the nodes replied MOVED."""
     return sum(int(node.info("errorstats").get("errorstat_MOVED", "count=0")[len("count=") :]) for node in nodes)
 
 
-def state(agent_id: str, session_id: str = "s", **data: Any) -> AgentState:
-    return AgentState(agent_id=agent_id, session_id=session_id, data=data)
-
-
 def agents_by_node(cluster: ClusterServers, prefix: str, count: int) -> dict[RedisServer, list[str]]:
     """So many agents for each primary."""
-    slots = {slot: node for node in cluster.primaries for slot in range(*_range(cluster, node))}
     agents: dict[RedisServer, list[str]] = {node: [] for node in cluster.primaries}
     number = 0
     while any(len(each) < count for each in agents.values()):
-        owned = agents[slots[cluster.slot_of(f"{prefix}sessions:{{agent-{number}}}")]]
+        owned = agents[cluster.node_for_slot(cluster.slot_of(f"{prefix}sessions:{{agent-{number}}}"))]
         if len(owned) < count:
             owned.append(f"agent-{number}")
         number += 1
     return agents
 
 
-def _range(cluster: ClusterServers, node: RedisServer) -> tuple[int, int]:
-    """The first range of a primary's slots."""
-    for first, last, primary, *_ in node.command("CLUSTER", "SLOTS"):
-        if primary[1] == node.port:
-            return first, last + 1
-    raise LookupError(node)
+def one_by_node(cluster: ClusterServers, prefix: str) -> list[str]:
+    return [owned[0] for owned in agents_by_node(cluster, prefix, 1).values()]
 
 
-class TestKeys:
-    async def test_a_state_and_its_index_share_a_slot_and_are_written_in_one_block(
-        self, redis_cluster: ClusterServers, store: RedisStateStore[AgentState], prefix: str
-    ) -> None:
-        """A save is one MULTI with SET and ZADD on the node that owns the agent's slot, and nothing else."""
-        agent_id = "agent-1"
-        node = redis_cluster.node_for_slot(redis_cluster.slot_of(f"{prefix}{{{agent_id}}}:s"))
-        nodes = redis_cluster.nodes
-        names = ("multi", "set", "zadd", "exec", "eval", "evalsha")
-        before = [calls(nodes, name) for name in names]
-        await store.save(state(agent_id))
-        assert [calls(nodes, name) - was for name, was in zip(names, before, strict=True)] == [1, 1, 1, 1, 0, 0]
-        assert (
-            sorted(node.command("KEYS", f"{prefix}*"))
-            == [
-                f"{prefix}sessions:{{{agent_id}}}".encode(),
-                f"{prefix}{{{agent_id}}}:s".encode(),
-            ][:: 1 if f"{prefix}s" < f"{prefix}{{" else -1]
-        )
-
-    async def test_blocks_for_many_slots_of_a_node_share_its_writes(
-        self, redis_cluster: ClusterServers, store: RedisStateStore[AgentState]
-    ) -> None:
-        """Three hundred saves to a hundred slots that are called together reach each node in a few reads."""
-        await store.save(state("agent-0"))
-        states = [state(f"agent-{i % 100}", f"s{i}") for i in range(300)]
-        await asyncio.gather(*(store.save(each) for each in states[:100]))  # connects to every node
-        before = [int(node.info("stats")["total_reads_processed"]) for node in redis_cluster.nodes]
-        await asyncio.gather(*(store.save(each) for each in states))
-        after = [int(node.info("stats")["total_reads_processed"]) for node in redis_cluster.nodes]
-        reads = [late - early for early, late in zip(before, after, strict=True)]
-        print(f"300 saves to 100 slots on 3 nodes: {reads} reads by the nodes, one or two of them the test's own")
-        assert max(reads) < 30
-
-    async def test_reads_reach_every_node(
-        self, redis_cluster: ClusterServers, store: RedisStateStore[AgentState], prefix: str
-    ) -> None:
-        """`agents` yields the agents of all nodes, each once, and `list`, `load_many` and `count` find theirs."""
-        agents = agents_by_node(redis_cluster, prefix, 5)
-        everyone = [agent_id for owned in agents.values() for agent_id in owned]
-        await asyncio.gather(*(store.save(state(agent_id, f"s{n}")) for agent_id in everyone for n in range(4)))
-        assert await everybody(store) == sorted(everyone)
-        for agent_id in everyone:
-            assert sorted(await store.list(agent_id)) == ["s0", "s1", "s2", "s3"]
-            assert list(await store.load_many(agent_id, ["s3", "none", "s0"])) == ["s3", "s0"]
-            assert await store.count(agent_id) == 4
-        assert await store.delete_agent(everyone[0]) == 4
-        assert await everybody(store) == sorted(everyone[1:])
+async def test_a_save_is_one_block_with_state_and_index_in_the_agents_slot(
+    redis_cluster: ClusterServers, store: Store, prefix: str
+) -> None:
+    """MULTI with SET and ZADD on the node that owns it, and nothing else."""
+    node = redis_cluster.node_for_slot(redis_cluster.slot_of(f"{prefix}{{a}}:s"))
+    names = ("multi", "set", "zadd", "exec", "eval", "evalsha")
+    before = [calls(redis_cluster.nodes, name) for name in names]
+    await store.save(state())
+    after = [calls(redis_cluster.nodes, name) for name in names]
+    assert [now - was for now, was in zip(after, before, strict=True)] == [1, 1, 1, 1, 0, 0]
+    assert set(node.command("KEYS", f"{prefix}*")) == {f"{prefix}sessions:{{a}}".encode(), f"{prefix}{{a}}:s".encode()}
 
 
-class TestWaysIn:
-    async def test_one_address_of_a_cluster_just_works(self, redis_cluster: ClusterServers, prefix: str) -> None:
-        """A plain URL or a single address, as of a managed endpoint, leads to the whole cluster."""
-        agents = [owned[0] for owned in agents_by_node(redis_cluster, prefix, 1).values()]
-        config = RedisConfig(addrs=[redis_cluster.addrs[1]], key_prefix=prefix)
-        async with (
-            RedisStateStore.from_url(f"{redis_cluster.nodes[0].url}?key_prefix={prefix}") as by_url,
-            RedisStateStore.from_config(config) as by_config,
-        ):
-            for agent_id in agents:
-                await by_url.save(state(agent_id, "by-url"))
-                await by_config.save(state(agent_id, "by-config"))
-                assert await by_url.list(agent_id) == ["by-config", "by-url"]
-                assert (await by_config.load(agent_id, "by-url")).version == 1
-            assert await everybody(by_url) == sorted(agents)
+async def test_blocks_for_many_slots_of_a_node_share_its_writes(redis_cluster: ClusterServers, store: Store) -> None:
+    """Three hundred saves to a hundred slots that are called together reach each node in a few reads."""
+    states = [state(f"s{i}", agent_id=f"agent-{i % 100}") for i in range(300)]
+    await asyncio.gather(*(store.save(each) for each in states[:100]))  # connects to every node
+    before = [int(node.info("stats")["total_reads_processed"]) for node in redis_cluster.nodes]
+    await asyncio.gather(*(store.save(each) for each in states))
+    after = [int(node.info("stats")["total_reads_processed"]) for node in redis_cluster.nodes]
+    reads = [late - early for early, late in zip(before, after, strict=True)]
+    print(f"300 saves to 100 slots on 3 nodes: {reads} reads by the nodes, one or two of them the test's own")
+    assert max(reads) < 30
 
-    async def test_the_first_operation_may_be_any_and_on_any_node(
-        self, redis_cluster: ClusterServers, prefix: str
-    ) -> None:
-        """A store that was not opened with `async with` finds out about the cluster in its first operation."""
-        url = f"{redis_cluster.nodes[0].url}?key_prefix={prefix}"
-        for owned in agents_by_node(redis_cluster, prefix, 1).values():
-            async with aclosing(RedisStateStore.from_url(url)) as store:
-                await asyncio.gather(store.save(state(owned[0], "s")), store.save(state(owned[0], "t")))
-            async with aclosing(RedisStateStore.from_url(url)) as store:
-                assert (await store.load(owned[0], "s")).version == 1
-            async with aclosing(RedisStateStore.from_url(url)) as store:
-                assert sorted(await store.list(owned[0])) == ["s", "t"]
 
-    async def test_several_addresses_are_a_cluster(self, redis_cluster: ClusterServers, prefix: str) -> None:
-        """`RedisConfig(addrs=[a, b, c])` is a cluster, also where one of them is dead."""
-        config = RedisConfig(addrs=["127.0.0.1:1", *redis_cluster.addrs[1:]], key_prefix=prefix)
-        async with RedisStateStore.from_config(config) as store:
-            for owned in agents_by_node(redis_cluster, prefix, 1).values():
-                await store.save(state(owned[0]))
-                assert await store.exists(owned[0], "s")
+async def test_reads_reach_every_node(redis_cluster: ClusterServers, store: Store, prefix: str) -> None:
+    """`agents` yields the agents of all nodes, each once, and `list`, `load_many` and `count` find theirs."""
+    everyone = [each for owned in agents_by_node(redis_cluster, prefix, 5).values() for each in owned]
+    for agent_id in everyone:
+        await saved(store, "s0", "s1", "s2", "s3", agent_id=agent_id)
+        assert await store.list(agent_id) == ["s3", "s2", "s1", "s0"]
+        assert list(await store.load_many(agent_id, ["s3", "none", "s0"])) == ["s3", "s0"]
+        assert await store.count(agent_id) == 4
+    assert await agent_ids(store) == sorted(everyone)
+    assert await store.delete_agent(everyone[0]) == 4
+    assert await agent_ids(store) == sorted(everyone[1:])
 
-    async def test_a_handed_in_client_for_one_node_is_refused_with_the_fix(self, redis_cluster: ClusterServers) -> None:
-        """A plain client cannot follow redirects: opening the store names the class that can."""
-        plain: Any = Redis(host=redis_cluster.nodes[0].host, port=redis_cluster.nodes[0].port)
-        async with plain:
+
+async def test_one_address_of_a_cluster_and_several_lead_to_all_of_it(
+    redis_cluster: ClusterServers, prefix: str
+) -> None:
+    """A plain URL or a single address, as of a managed endpoint, and several of which one is dead."""
+    agents = one_by_node(redis_cluster, prefix)
+    one = RedisConfig(addrs=[redis_cluster.addrs[1]], key_prefix=prefix)
+    several = RedisConfig(addrs=["127.0.0.1:1", *redis_cluster.addrs[1:]], key_prefix=prefix)
+    async with (
+        RedisStateStore.from_url(f"{redis_cluster.nodes[0].url}?key_prefix={prefix}") as by_url,
+        RedisStateStore.from_config(one) as by_config,
+        RedisStateStore.from_config(several) as by_several,
+    ):
+        for agent_id in agents:
+            await by_url.save(state("by-url", agent_id=agent_id))
+            await by_config.save(state("by-config", agent_id=agent_id))
+            assert await by_several.list(agent_id) == ["by-config", "by-url"]
+            assert (await by_config.load(agent_id, "by-url")).version == 1
+        assert await agent_ids(by_url) == sorted(agents)
+
+
+async def test_the_first_operation_may_be_any_and_on_any_node(redis_cluster: ClusterServers, prefix: str) -> None:
+    """A store that was not opened with `async with` finds out about the cluster in its first operation."""
+    url = f"{redis_cluster.nodes[0].url}?key_prefix={prefix}"
+    for agent_id in one_by_node(redis_cluster, prefix):
+        async with aclosing(RedisStateStore.from_url(url)) as store:
+            await asyncio.gather(*(store.save(state(each, agent_id=agent_id)) for each in ("s", "t")))
+        async with aclosing(RedisStateStore.from_url(url)) as store:
+            assert (await store.load(agent_id, "s")).version == 1
+        async with aclosing(RedisStateStore.from_url(url)) as store:
+            assert sorted(await store.list(agent_id)) == ["s", "t"]
+
+
+async def test_a_cluster_client_is_connected_used_on_every_node_and_not_closed(
+    redis_cluster: ClusterServers, client: Any, prefix: str
+) -> None:
+    """After the store is closed its owner goes on using it, also one that was only constructed."""
+    nodes = dict(client.nodes_manager.nodes_cache)
+    fresh = cluster_client(redis_cluster)
+    for each in (client, fresh):
+        async with RedisStateStore(each, key_prefix=prefix) as store:
+            for agent_id in one_by_node(redis_cluster, prefix):
+                await store.save(state(agent_id=agent_id))
+                assert await store.list(agent_id) == ["s"]
+        assert await each.exists(f"{prefix}{{none}}:s") == 0
+    assert client.nodes_manager.nodes_cache == nodes
+    await fresh.aclose()
+
+
+async def test_what_cannot_lead_to_a_cluster_is_refused_with_the_fix(
+    redis_cluster: ClusterServers, redis_server: RedisServer
+) -> None:
+    """A client for one node, one that decodes responses, and a cluster's URL for a plain server."""
+    plain: Any = Redis(host=redis_cluster.nodes[0].host, port=redis_cluster.nodes[0].port)
+    async with plain:
+        for use in (lambda: RedisStateStore(plain).__aenter__(), lambda: RedisStateStore(plain).save(state())):
             with pytest.raises(ServerRefusedError, match=r"redis\.asyncio\.RedisCluster"):
-                await RedisStateStore(plain).__aenter__()
-            with pytest.raises(ServerRefusedError, match=r"redis\.asyncio\.RedisCluster"):
-                await RedisStateStore(plain).save(state("agent-1"))
-            assert await plain.ping()
-
-    async def test_a_handed_in_cluster_client_is_used_and_not_closed(
-        self, redis_cluster: ClusterServers, client: Any, prefix: str
-    ) -> None:
-        """It works on every node, and after the store is closed its owner goes on using it."""
-        nodes = dict(client.nodes_manager.nodes_cache)
-        async with RedisStateStore(client, key_prefix=prefix) as store:
-            for owned in agents_by_node(redis_cluster, prefix, 1).values():
-                await store.save(state(owned[0]))
-                assert await store.list(owned[0]) == ["s"]
-        assert client.nodes_manager.nodes_cache == nodes
-        assert await client.get(f"{prefix}{{none}}:s") is None
-
-    async def test_a_cluster_client_that_has_not_connected_is_connected(
-        self, redis_cluster: ClusterServers, prefix: str
-    ) -> None:
-        """A client that was only constructed is as good as one that was used."""
-        client = cluster_client(redis_cluster)
-        async with RedisStateStore(client, key_prefix=prefix) as store:
-            await store.save(state("agent-1"))
-        assert await client.exists(f"{prefix}{{agent-1}}:s") == 1
-        await client.aclose()
-
-    async def test_a_cluster_client_that_decodes_responses_is_refused_at_construction(
-        self, redis_cluster: ClusterServers
-    ) -> None:
-        """States are bytes; the message says what to change."""
-        async with cluster_client(redis_cluster, decode_responses=True) as client:
-            with pytest.raises(TypeError, match="decode_responses=True"):
-                RedisStateStore(client)
-
-    async def test_a_cluster_url_for_a_plain_server_says_so(self, redis_server: RedisServer) -> None:
-        """The error names the URL that fits."""
-        with pytest.raises(StateStoreError, match="is no cluster; give one address"):
-            await RedisStateStore.from_url(f"redis+cluster://{redis_server.addr}").__aenter__()
-
-    async def test_no_error_and_no_log_line_holds_the_password(
-        self, redis_cluster: ClusterServers, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        """Dead nodes and a refused login are reported without the secret, also in chained errors and reprs."""
-        caplog.set_level(logging.DEBUG)
-        seen: list[str] = []
-        for addrs in ("127.0.0.1:1,127.0.0.1:2", ",".join(redis_cluster.addrs)):
-            url = f"redis+cluster://somebody:{CANARY}@{addrs}?dial_timeout=1"
-            store = RedisStateStore.from_url(url)
-            with pytest.raises((ServerRefusedError, StoreUnavailableError)) as caught:
-                await store.save(state("agent-1"))
-            seen.append(repr(store))
-            error: BaseException | None = caught.value
-            while error is not None:
-                seen += [str(error), repr(error)]
-                error = error.__cause__ or error.__context__
-            await store.aclose()
-        assert CANARY not in "\n".join([*seen, caplog.text])
+                await use()
+        assert await plain.ping()
+    async with cluster_client(redis_cluster, decode_responses=True) as decoding:
+        with pytest.raises(TypeError, match="decode_responses=True"):
+            RedisStateStore(decoding)
+    with pytest.raises(StateStoreError, match="is no cluster; give one address"):
+        await RedisStateStore.from_url(f"redis+cluster://{redis_server.addr}").__aenter__()
 
 
-class TestSlotMap:
-    async def test_a_moved_slot_costs_only_its_operations_and_one_refresh(
-        self, redis_cluster: ClusterServers, store: RedisStateStore[AgentState], prefix: str
-    ) -> None:
-        """Two hundred operations that meet a moved slot together are redirected, and the map is read once for all."""
-        nodes = redis_cluster.nodes
-        by_node = agents_by_node(redis_cluster, prefix, 3)
-        everyone = [agent_id for owned in by_node.values() for agent_id in owned]
-        await asyncio.gather(*(store.save(state(agent_id)) for agent_id in everyone))
-        (source, (moving, *_)), (target, _), _ = by_node.items()
-        slot = redis_cluster.slot_of(f"{prefix}sessions:{{{moving}}}")
-        await redis_cluster.migrate_slot(slot, target)
-        try:
-            await self._check_costs(store, nodes, moving, everyone)
-            assert (await store.load(moving, "s199")).version == 2
-        finally:
-            await redis_cluster.migrate_slot(slot, source)
+async def test_no_error_and_no_log_line_holds_the_password(
+    redis_cluster: ClusterServers, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Dead nodes and a refused login are reported without the secret, also in chained errors and reprs."""
+    caplog.set_level(logging.DEBUG)
+    seen: list[str] = []
+    for addrs in ("127.0.0.1:1,127.0.0.1:2", ",".join(redis_cluster.addrs)):
+        store = RedisStateStore.from_url(f"redis+cluster://somebody:{CANARY}@{addrs}?dial_timeout=1")
+        with pytest.raises((ServerRefusedError, StoreUnavailableError)) as caught:
+            await store.save(state())
+        seen.append(repr(store))
+        error: BaseException | None = caught.value
+        while error is not None:
+            seen += [str(error), repr(error)]
+            error = error.__cause__ or error.__context__
+        await store.aclose()
+    assert CANARY not in "\n".join([*seen, caplog.text])
 
-    async def _check_costs(
-        self, store: RedisStateStore[AgentState], nodes: list[RedisServer], moving: str, everyone: list[str]
-    ) -> None:
+
+async def refreshed(store: Store, nodes: list[RedisServer], agent_id: str, before: int) -> None:
+    """Wait until the map was read again, which goes on beside the operations."""
+    async with asyncio.timeout(10):
+        while calls(nodes, "cluster|slots") == before:
+            await store.save(state(agent_id=agent_id))
+
+
+async def test_a_moved_slot_costs_only_its_operations_and_one_refresh(
+    redis_cluster: ClusterServers, store: Store, prefix: str
+) -> None:
+    """Two hundred operations that meet a moved slot together are redirected, and the map is read once for all."""
+    nodes = redis_cluster.nodes
+    by_node = agents_by_node(redis_cluster, prefix, 3)
+    everyone = [agent_id for owned in by_node.values() for agent_id in owned]
+    await asyncio.gather(*(store.save(state(agent_id=agent_id)) for agent_id in everyone))
+    (source, (moving, *others)), (target, more), _ = by_node.items()
+    slot = redis_cluster.slot_of(f"{prefix}sessions:{{{moving}}}")
+    await redis_cluster.migrate_slot(slot, target)
+    try:
         refreshes, moved, blocks = calls(nodes, "cluster|slots"), redirects(nodes), calls(nodes, "set")
-        others = [agent_id for agent_id in everyone if agent_id != moving]
-        saves = [state(moving, f"s{n}") for n in range(200)] + [
-            state(other, f"s{n}") for n in range(25) for other in others
-        ]
+        saves = [state(f"s{n}", agent_id=moving) for n in range(200)]
+        saves += [state(f"s{n}", agent_id=other) for n in range(25) for other in (*others, *more)]
         await asyncio.gather(*(store.save(each) for each in saves))
-        moved = redirects(nodes) - moved
         assert calls(nodes, "set") - blocks == len(saves)  # a redirected block is retried alone, and once
-        assert 1 <= moved <= 2 * 200  # SET and ZADD of each block
-        async with asyncio.timeout(5):
-            while calls(nodes, "cluster|slots") == refreshes:  # it goes on beside the operations
-                await store.save(saves[0])
+        assert 1 <= redirects(nodes) - moved <= 2 * 200  # SET and ZADD of each block
+        await refreshed(store, nodes, moving, refreshes)
         settled, blocks = redirects(nodes), calls(nodes, "set")
         await asyncio.gather(*(store.save(each) for each in saves))
-        refreshes = calls(nodes, "cluster|slots") - refreshes
-        print(f"{len(saves)} saves, 200 of them to a moved slot: {moved} MOVED replies, {refreshes} map refreshes")
-        assert refreshes == 1
+        assert calls(nodes, "cluster|slots") - refreshes == 1
         assert redirects(nodes) == settled
         assert calls(nodes, "set") - blocks == len(saves)
-
-    async def test_a_map_that_is_wrong_everywhere_is_read_again_once(
-        self, redis_cluster: ClusterServers, client: Any, prefix: str
-    ) -> None:
-        """With every slot believed on the wrong node all operations succeed, for a refresh or two of the map."""
-        agents = [agent_id for owned in agents_by_node(redis_cluster, prefix, 20).values() for agent_id in owned]
-        async with RedisStateStore(client, key_prefix=prefix) as store:
-            cache = client.nodes_manager.slots_cache
-            turned = {slot: cache[(slot + 16384 // 3) % 16384] for slot in cache}
-            client.nodes_manager.slots_cache = turned
-            before = calls(redis_cluster.nodes, "cluster|slots")
-            await asyncio.gather(*(store.save(state(agent_id)) for agent_id in agents))
-            async with asyncio.timeout(5):
-                while calls(redis_cluster.nodes, "cluster|slots") == before:  # it goes on beside the operations
-                    await store.save(state(agents[0]))
-            moved = redirects(redis_cluster.nodes)
-            assert await everybody(store) == sorted(agents)
-            for agent_id in agents:
-                assert await store.list(agent_id) == ["s"]
-            assert redirects(redis_cluster.nodes) == moved
-            refreshes = calls(redis_cluster.nodes, "cluster|slots") - before
-            print(f"{len(agents)} saves with a map that is wrong for every slot: {refreshes} refreshes")
-            assert refreshes <= 3  # a slow machine may learn of the last slot when it has read the map already
+        assert (await store.load(moving, "s199")).version == 2
+    finally:
+        await redis_cluster.migrate_slot(slot, source)
 
 
-class TestCoverage:
-    async def test_lost_slots_are_unavailable_until_they_are_back(self) -> None:
-        """A node's loss is StoreUnavailableError at the deadline: of all slots, or without full coverage of its own.
-
-        A listing of all agents is then an error as well, never a part of them. No restart of the store is needed.
-        """
-        async with ClusterServers(3, persistence=True) as cluster:
-            agents = {node: owned[0] for node, owned in agents_by_node(cluster, "test:", 1).items()}
-            victim, *alive = cluster.primaries
-            url = f"{cluster.url}?key_prefix=test:&dial_timeout=2&read_timeout=1&write_timeout={BUDGET - 1}"
-            async with RedisStateStore.from_url(url) as store:
-                for agent_id in agents.values():
-                    await store.save(state(agent_id))
-                victim.kill()
-                async with asyncio.timeout(20):
-                    while b"cluster_state:ok" in alive[0].command("CLUSTER", "INFO"):  # noqa: ASYNC110 - a server's
-                        await asyncio.sleep(0.02)
-                await self._unavailable(*(store.save(state(agent_id, "t")) for agent_id in agents.values()))
-                await self._back(cluster, store, victim)
-                for node in cluster.nodes:
-                    node.command("CONFIG", "SET", "cluster-require-full-coverage", "no")
-                victim.kill()
-                gone = agents[victim]
-                lost = (store.save(state(gone, "t")), store.load(gone, "s"), store.list(gone), everybody(store))
-                unavailable = asyncio.create_task(self._unavailable(*lost))
-                for node in alive * 20:
-                    await store.save(state(agents[node]))
-                await unavailable
-                await self._back(cluster, store, victim)
-
-    @staticmethod
-    async def _unavailable(*operations: Awaitable[object]) -> None:
-        async with asyncio.timeout(BUDGET + SLACK):
-            errors = await asyncio.gather(*operations, return_exceptions=True)
-        assert [type(error) for error in errors] == [StoreUnavailableError] * len(operations)
-
-    @staticmethod
-    async def _back(cluster: ClusterServers, store: RedisStateStore[AgentState], victim: RedisServer) -> None:
-        await victim.start()
-        await cluster.wait_until_ready()
-        found = await everybody(store)
-        assert len(found) == 3
-        for agent_id in found:
+async def test_a_map_that_is_wrong_everywhere_is_read_again_once(
+    redis_cluster: ClusterServers, client: Any, prefix: str
+) -> None:
+    """With every slot believed on the wrong node all operations succeed, for a refresh or two of the map."""
+    nodes = redis_cluster.nodes
+    agents = [agent_id for owned in agents_by_node(redis_cluster, prefix, 20).values() for agent_id in owned]
+    async with RedisStateStore(client, key_prefix=prefix) as store:
+        cache = client.nodes_manager.slots_cache
+        client.nodes_manager.slots_cache = {slot: cache[(slot + 16384 // 3) % 16384] for slot in cache}
+        before = calls(nodes, "cluster|slots")
+        await asyncio.gather(*(store.save(state(agent_id=agent_id)) for agent_id in agents))
+        await refreshed(store, nodes, agents[0], before)
+        moved = redirects(nodes)
+        assert await agent_ids(store) == sorted(agents)
+        for agent_id in agents:
             assert await store.list(agent_id) == ["s"]
+        assert redirects(nodes) == moved
+        refreshes = calls(nodes, "cluster|slots") - before
+        print(f"{len(agents)} saves with a map that is wrong for every slot: {refreshes} refreshes")
+        assert refreshes <= 3  # a slow machine may learn of the last slot when it has read the map already
 
 
-async def everybody(store: RedisStateStore[AgentState]) -> list[str]:
-    """All agents of a store, sorted."""
-    return sorted([agent_id async for agent_id in store.agents()])
+async def unavailable(*operations: Awaitable[object]) -> None:
+    async with asyncio.timeout(BUDGET + SLACK):
+        errors = await asyncio.gather(*operations, return_exceptions=True)
+    assert [type(error) for error in errors] == [StoreUnavailableError] * len(operations)
+
+
+async def test_lost_slots_are_unavailable_until_they_are_back() -> None:
+    """A node's loss is StoreUnavailableError at the deadline: of all slots, or without full coverage of its own.
+
+    A listing of all agents is then an error as well, never a part of them. No restart of the store is needed.
+    """
+    async with ClusterServers(3, persistence=True) as cluster:
+        agents = {node: owned[0] for node, owned in agents_by_node(cluster, "test:", 1).items()}
+        victim, *alive = cluster.primaries
+        gone = agents[victim]
+        url = f"{cluster.url}?key_prefix=test:&dial_timeout=2&read_timeout=1&write_timeout={BUDGET - 1}"
+        async with RedisStateStore.from_url(url) as store:
+
+            async def back() -> None:
+                await victim.start()
+                await cluster.wait_until_ready()
+                assert await agent_ids(store) == sorted(agents.values())
+                assert [await store.list(agent_id) for agent_id in agents.values()] == [["s"]] * 3
+
+            for agent_id in agents.values():
+                await store.save(state(agent_id=agent_id))
+            victim.kill()
+            async with asyncio.timeout(20):
+                while b"cluster_state:ok" in alive[0].command("CLUSTER", "INFO"):  # noqa: ASYNC110 - a server's
+                    await asyncio.sleep(0.02)
+            await unavailable(*(store.save(state("t", agent_id=agent_id)) for agent_id in agents.values()))
+            await back()
+            for node in cluster.nodes:
+                node.command("CONFIG", "SET", "cluster-require-full-coverage", "no")
+            victim.kill()
+            lost = (store.save(state("t", agent_id=gone)), store.load(gone, "s"), store.list(gone), agent_ids(store))
+            failing = asyncio.create_task(unavailable(*lost))
+            for node in alive * 20:
+                await store.save(state(agent_id=agents[node]))
+            await failing
+            await back()

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import gc
 import re
 import uuid
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import Any
 from urllib.parse import quote
 
 import pytest
 from redis.credentials import CredentialProvider, UsernamePasswordCredentialProvider
+from support.states import Store, state
 from support.tls import TlsFiles, TlsServer, make_certificates
 
 from redis_state import (
@@ -24,20 +25,9 @@ from redis_state import (
 )
 from redis_state.testing import RedisServer
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 PASSWORD = "p w:@/%"
 DIAL_TIMEOUT = 2.0
 SLACK = 3.0  # seconds that a busy machine may add to a deadline
-
-
-@pytest.fixture(autouse=True)
-def nothing_left_behind(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """What a test left open warns in this test and not in a later one, and no callback of the loop has failed."""
-    yield
-    gc.collect()
-    assert [record.getMessage() for record in caplog.get_records("call") if record.name == "asyncio"] == []
 
 
 @pytest.fixture(scope="module")
@@ -56,13 +46,9 @@ def prefix() -> str:
     return f"test-{uuid.uuid4().hex}:"
 
 
-def state(agent_id: str = "agent", session_id: str = "s") -> AgentState:
-    return AgentState(agent_id=agent_id, session_id=session_id)
-
-
 def url_of(server: TlsServer, prefix: str, **options: object) -> str:
-    """The server's TLS URL."""
-    options = {"key_prefix": prefix, "dial_timeout": DIAL_TIMEOUT, **options}
+    """The server's TLS URL; it trusts the server's authority unless it is told otherwise."""
+    options = {"key_prefix": prefix, "dial_timeout": DIAL_TIMEOUT, "tls_ca_file": server.files.ca, **options}
     return f"{server.tls_url}?" + "&".join(f"{name}={quote(str(value), safe='')}" for name, value in options.items())
 
 
@@ -70,12 +56,13 @@ async def works(store: RedisStateStore[AgentState]) -> None:
     """Check that a store opens and keeps a state, and leave nothing there."""
     async with store:
         await store.save(state())
-        assert (await store.load("agent", "s")).version == 1
-        assert await store.delete("agent", "s")
+        assert (await store.load("a", "s")).version == 1
+        assert await store.delete("a", "s")
 
 
-async def refusal(store: RedisStateStore[AgentState]) -> StateStoreError:
+async def refusal(where: str | RedisConfig) -> StateStoreError:
     """The error with which a store fails to open, which it does within its dial_timeout."""
+    store: Store = RedisStateStore.from_url(where) if isinstance(where, str) else RedisStateStore.from_config(where)
     async with asyncio.timeout(DIAL_TIMEOUT + SLACK):
         with pytest.raises(StateStoreError) as caught:
             await store.__aenter__()
@@ -83,111 +70,128 @@ async def refusal(store: RedisStateStore[AgentState]) -> StateStoreError:
     return caught.value
 
 
-class TestTls:
-    async def test_it_works_with_the_authority_by_url_and_by_config(
-        self, server: TlsServer, certificates: TlsFiles, prefix: str
-    ) -> None:
-        """`rediss://` and `tls=True` are the same, with a client certificate or without."""
-        config = RedisConfig(
-            addrs=[f"localhost:{server.tls_port}"],
-            password=PASSWORD,
-            key_prefix=prefix,
-            tls=True,
-            tls_ca_file=str(certificates.ca),
-        )
-        await works(RedisStateStore.from_url(url_of(server, prefix, tls_ca_file=certificates.ca)))
-        await works(RedisStateStore.from_config(config))
-        pair = certificates.client
-        shown = dataclasses.replace(config, tls_cert_file=str(pair.certificate), tls_key_file=str(pair.key))
-        await works(RedisStateStore.from_config(shown))
+async def unavailable(url: str) -> str:
+    """What it says where it is StoreUnavailableError."""
+    error = await refusal(url)
+    assert isinstance(error, StoreUnavailableError)
+    return str(error)
 
-    @pytest.mark.parametrize("authority", ["other_ca", None], ids=["another-authority", "the-system's"])
-    async def test_a_certificate_of_an_unknown_authority_is_refused(
-        self, server: TlsServer, certificates: TlsFiles, prefix: str, authority: str | None
-    ) -> None:
-        """Verification is on by default, and the error says that the certificate is not accepted."""
-        ca = {} if authority is None else {"tls_ca_file": getattr(certificates, authority)}
-        error = await refusal(RedisStateStore.from_url(url_of(server, prefix, **ca)))
-        assert isinstance(error, StoreUnavailableError)
-        assert "the certificate is not accepted" in str(error)
-        assert "certificate" in str(error).partition("(")[2]
 
-    async def test_an_expired_certificate_is_refused_as_such(self, certificates: TlsFiles, prefix: str) -> None:
-        """The error says that it has expired."""
-        with TlsServer.started(
-            dataclasses.replace(certificates, server=certificates.expired), password=PASSWORD
-        ) as expired:
-            error = await refusal(RedisStateStore.from_url(url_of(expired, prefix, tls_ca_file=certificates.ca)))
-        assert isinstance(error, StoreUnavailableError)
-        assert "expired" in str(error)
+async def test_tls_works_with_the_authority_by_url_and_by_config(
+    server: TlsServer, certificates: TlsFiles, prefix: str
+) -> None:
+    """`rediss://` and `tls=True` are the same, with a client certificate or without."""
+    ca = str(certificates.ca)
+    config = RedisConfig(addrs=[f"localhost:{server.tls_port}"], password=PASSWORD, key_prefix=prefix, tls=True)
+    pair = certificates.client
+    for files in ({}, {"tls_cert_file": str(pair.certificate), "tls_key_file": str(pair.key)}):
+        await works(RedisStateStore.from_config(dataclasses.replace(config, tls_ca_file=ca, **files)))
+    await works(RedisStateStore.from_url(url_of(server, prefix)))
 
-    async def test_a_certificate_for_another_host_is_refused_as_such(self, certificates: TlsFiles, prefix: str) -> None:
-        """The authority is right, the name is not: the error says that."""
-        with TlsServer.started(
-            dataclasses.replace(certificates, server=certificates.client), password=PASSWORD
-        ) as other:
-            error = await refusal(RedisStateStore.from_url(url_of(other, prefix, tls_ca_file=certificates.ca)))
-        assert isinstance(error, StoreUnavailableError)
-        assert "not valid for '127.0.0.1'" in str(error)
 
-    async def test_a_server_that_wants_a_client_certificate_gets_it_or_is_named_as_such(
-        self, certificates: TlsFiles, prefix: str
-    ) -> None:
-        """Without one, and with one of another authority, the error speaks of certificates or their settings.
+async def test_a_certificate_that_cannot_be_trusted_is_refused_as_what_it_is(
+    server: TlsServer, certificates: TlsFiles, prefix: str
+) -> None:
+    """Of an unknown authority, by our list or by the system's; expired; for another host. Checks are on by default."""
+    without = url_of(server, prefix).replace(f"&tls_ca_file={quote(str(certificates.ca), safe='')}", "")
+    for url in (url_of(server, prefix, tls_ca_file=certificates.other_ca), without):
+        told = await unavailable(url)
+        assert "the certificate is not accepted" in told
+        assert "certificate" in told.partition("(")[2]
+    for shown, words in ((certificates.expired, "expired"), (certificates.client, "not valid for '127.0.0.1'")):
+        files = dataclasses.replace(certificates, server=shown)
+        with TlsServer.started(files, password=PASSWORD) as other:
+            assert words in await unavailable(url_of(other, prefix))
 
-        A server may hang up before its alert is read, so it takes more than to repeat what the server said.
-        """
-        with TlsServer.started(certificates, password=PASSWORD, config={"tls-auth-clients": "yes"}) as strict:
-            ca, own, strange = certificates.ca, certificates.client, certificates.stranger
-            shown = {"tls_cert_file": own.certificate, "tls_key_file": own.key}
-            await works(RedisStateStore.from_url(url_of(strict, prefix, tls_ca_file=ca, **shown)))
-            missing = await refusal(RedisStateStore.from_url(url_of(strict, prefix, tls_ca_file=ca)))
-            assert isinstance(missing, StoreUnavailableError)
-            assert re.search(r"certificate required|tls_cert_file", str(missing))
-            shown = {"tls_cert_file": strange.certificate, "tls_key_file": strange.key}
-            wrong = await refusal(RedisStateStore.from_url(url_of(strict, prefix, tls_ca_file=ca, **shown)))
-            assert isinstance(wrong, StoreUnavailableError)
-            assert re.search("TLS|tls_cert_file", str(wrong))
 
-    async def test_a_file_that_is_not_there_is_named(self, server: TlsServer, prefix: str) -> None:
-        """A wrong path is a configuration's fault, and no network's: the message holds the path or the setting."""
-        url = url_of(server, prefix, tls_ca_file="/nowhere/ca.crt")
-        with pytest.raises((StateStoreError, ValueError, OSError), match=r"tls_ca_file|/nowhere/ca\.crt"):
-            await RedisStateStore.from_url(url).__aenter__()
+async def test_a_server_that_wants_a_client_certificate_gets_it_or_is_named_as_such(
+    certificates: TlsFiles, prefix: str
+) -> None:
+    """Without one, and with one of another authority, the error speaks of certificates or their settings.
 
-    async def test_tls_on_one_side_alone_is_an_error_in_time(
-        self, server: TlsServer, certificates: TlsFiles, prefix: str
-    ) -> None:
-        """Neither a server nor a client without TLS makes the other wait for longer than dial_timeout."""
-        encrypted = url_of(server, prefix, tls_ca_file=certificates.ca)
-        plain = f"{server.url}?dial_timeout={DIAL_TIMEOUT}"
-        for url in (
-            encrypted.replace(f":{server.tls_port}/", f":{server.port}/"),
-            plain.replace(f":{server.port}/", f":{server.tls_port}/"),
+    A server may hang up before its alert is read, so it takes more than to repeat what the server said.
+    """
+    with TlsServer.started(certificates, password=PASSWORD, config={"tls-auth-clients": "yes"}) as strict:
+        for pair, words in (
+            (certificates.client, None),
+            (None, r"certificate required|tls_cert_file"),
+            (certificates.stranger, "TLS|tls_cert_file"),
         ):
-            assert isinstance(await refusal(RedisStateStore.from_url(url)), StoreUnavailableError)
-
-    async def test_checks_are_turned_off_only_in_the_url_and_in_the_code(self, server: TlsServer, prefix: str) -> None:
-        """`tls_verify=false` in a URL alone is refused before anything is connected; with both it works."""
-        url = url_of(server, prefix, tls_verify="false")
-        with pytest.raises(ValueError, match="takes tls_verify=False in the code as well"):
-            RedisStateStore.from_url(url)
-        await works(RedisStateStore.from_url(url, tls_verify=False))
+            shown = {} if pair is None else {"tls_cert_file": pair.certificate, "tls_key_file": pair.key}
+            if words is None:
+                await works(RedisStateStore.from_url(url_of(strict, prefix, **shown)))
+            else:
+                assert re.search(words, await unavailable(url_of(strict, prefix, **shown)))
 
 
-class TestUnixSocket:
-    async def test_a_unix_socket_works_by_url_and_by_config(self, redis_server: RedisServer, prefix: str) -> None:
-        """`unix:///path` and `unix_socket=` are the same."""
-        await works(RedisStateStore.from_url(f"{redis_server.unix_url}?key_prefix={prefix}"))
-        config = RedisConfig(unix_socket=str(redis_server.socket_path), key_prefix=prefix)
-        await works(RedisStateStore.from_config(config))
+async def test_a_file_that_is_not_there_is_named(server: TlsServer, prefix: str) -> None:
+    """A wrong path is a configuration's fault, and no network's: the message holds the path or the setting."""
+    with pytest.raises((StateStoreError, ValueError, OSError), match=r"tls_ca_file|/nowhere/ca\.crt"):
+        await RedisStateStore.from_url(url_of(server, prefix, tls_ca_file="/nowhere/ca.crt")).__aenter__()
+    assert "/nowhere/redis.sock" in await unavailable(f"unix:///nowhere/redis.sock?dial_timeout={DIAL_TIMEOUT}")
 
-    async def test_a_socket_that_is_not_there_is_named(self, prefix: str) -> None:
-        """The error holds the path."""
-        store = RedisStateStore.from_url(f"unix:///nowhere/redis.sock?key_prefix={prefix}&dial_timeout=2")
-        error = await refusal(store)
-        assert isinstance(error, StoreUnavailableError)
-        assert "/nowhere/redis.sock" in str(error)
+
+async def test_tls_on_one_side_alone_is_an_error_in_time(server: TlsServer, prefix: str) -> None:
+    """Neither a server nor a client without TLS makes the other wait for longer than dial_timeout."""
+    await unavailable(url_of(server, prefix).replace(f":{server.tls_port}/", f":{server.port}/"))
+    plain = f"{server.url}?dial_timeout={DIAL_TIMEOUT}"
+    await unavailable(plain.replace(f":{server.port}/", f":{server.tls_port}/"))
+
+
+async def test_checks_are_turned_off_only_in_the_url_and_in_the_code(server: TlsServer, prefix: str) -> None:
+    """`tls_verify=false` in a URL alone is refused before anything is connected; with both it works."""
+    url = url_of(server, prefix, tls_verify="false")
+    with pytest.raises(ValueError, match="takes tls_verify=False in the code as well"):
+        RedisStateStore.from_url(url)
+    await works(RedisStateStore.from_url(url, tls_verify=False))
+
+
+async def test_a_unix_socket_works_by_url_and_by_config(redis_server: RedisServer, prefix: str) -> None:
+    await works(RedisStateStore.from_url(f"{redis_server.unix_url}?key_prefix={prefix}"))
+    config = RedisConfig(unix_socket=str(redis_server.socket_path), key_prefix=prefix)
+    await works(RedisStateStore.from_config(config))
+
+
+@pytest.fixture
+def user(redis_server: RedisServer, prefix: str) -> Iterator[str]:
+    """A user that may do everything, but only with keys of agents whose names start with ``good``."""
+    name = f"user-{uuid.uuid4().hex}"
+    patterns = [f"~{prefix}{{good*", f"~{prefix}sessions:{{good*", f"~{prefix}partitions", f"~{prefix}{{half*"]
+    redis_server.command("ACL", "SETUSER", name, "on", f">{PASSWORD}", "+@all", *patterns)
+    yield name
+    redis_server.command("ACL", "DELUSER", name)
+
+
+async def test_a_key_that_the_user_may_not_touch_is_refused_alone(
+    redis_server: RedisServer, prefix: str, user: str
+) -> None:
+    """NOPERM goes to the operations on that agent; state and index are written together or not at all."""
+    config = RedisConfig(addrs=[redis_server.addr], username=user, password=PASSWORD, key_prefix=prefix)
+    async with RedisStateStore.from_config(config) as store:
+        calls = [store.save(state(f"s{n}", agent_id=("good", "bad")[n % 2])) for n in range(100)]
+        results: list[Any] = await asyncio.gather(*calls, return_exceptions=True)
+        assert results[::2] == [None] * 50
+        assert {(type(error), error.code) for error in results[1::2]} == {(ServerRefusedError, "NOPERM")}
+        for denied in (
+            store.load("bad", "s0"),
+            store.delete("bad", "s0"),
+            store.list("bad"),
+            store.save(state(agent_id="half")),
+            store.save(state(agent_id="half"), if_version=0),
+        ):
+            with pytest.raises(ServerRefusedError, match="NOPERM"):
+                await denied
+        assert await store.delete_agent("good") == 50
+    assert redis_server.command("KEYS", f"{prefix}*") == []
+
+
+async def test_a_wrong_password_says_so(redis_server: RedisServer, user: str) -> None:
+    """WRONGPASS, without the password."""
+    config = RedisConfig(addrs=[redis_server.addr], username=user, password="canary", dial_timeout=DIAL_TIMEOUT)
+    error = await refusal(config)
+    assert isinstance(error, ServerRefusedError)
+    assert error.code == "WRONGPASS"
+    assert "canary" not in str(error)
 
 
 class Rotating(CredentialProvider):
@@ -202,74 +206,19 @@ class Rotating(CredentialProvider):
         return self.user, PASSWORD
 
 
-class TestUsers:
-    @pytest.fixture
-    def user(self, redis_server: RedisServer, prefix: str) -> Iterator[str]:
-        """A user that may do everything, but only with keys of agents whose names start with ``good``."""
-        name = f"user-{uuid.uuid4().hex}"
-        patterns = [f"~{prefix}{{good*", f"~{prefix}sessions:{{good*", f"~{prefix}partitions"]
-        redis_server.command("ACL", "SETUSER", name, "on", f">{PASSWORD}", "+@all", *patterns)
-        yield name
-        redis_server.command("ACL", "DELUSER", name)
-
-    async def test_a_key_that_the_user_may_not_touch_is_refused_alone(
-        self, redis_server: RedisServer, prefix: str, user: str
-    ) -> None:
-        """NOPERM goes to the operations on that agent; those that share their write are done."""
-        config = RedisConfig(addrs=[redis_server.addr], username=user, password=PASSWORD, key_prefix=prefix)
-        async with RedisStateStore.from_config(config) as store:
-            saves = [store.save(state("good", f"s{n}")) for n in range(50)]
-            denied = [store.save(state("bad", f"s{n}")) for n in range(50)]
-            mixed: list[Any] = [each for both in zip(saves, denied, strict=True) for each in both]
-            results = await asyncio.gather(*mixed, return_exceptions=True)
-            assert results[::2] == [None] * 50
-            assert {type(error) for error in results[1::2]} == {ServerRefusedError}
-            assert {error.code for error in results[1::2] if isinstance(error, ServerRefusedError)} == {"NOPERM"}
-            for denied_call in (store.load("bad", "s0"), store.delete("bad", "s0"), store.list("bad")):
-                with pytest.raises(ServerRefusedError, match="NOPERM"):
-                    await denied_call
-            assert redis_server.command("KEYS", f"{prefix}*bad*") == []
-            assert await store.delete_agent("good") == 50
-
-    async def test_a_user_whose_index_is_out_of_reach_writes_no_state(
-        self, redis_server: RedisServer, prefix: str, user: str
-    ) -> None:
-        """State and index are written together: where one key of the two is forbidden, neither is there."""
-        redis_server.command("ACL", "SETUSER", user, f"~{prefix}{{half*")
-        config = RedisConfig(addrs=[redis_server.addr], username=user, password=PASSWORD, key_prefix=prefix)
-        async with RedisStateStore.from_config(config) as store:
-            for if_version in (None, 0):
-                with pytest.raises(ServerRefusedError, match="NOPERM"):
-                    await store.save(state("half"), if_version=if_version)
-        assert redis_server.command("KEYS", f"{prefix}*") == []
-
-    async def test_a_wrong_password_says_so(self, redis_server: RedisServer, prefix: str, user: str) -> None:
-        """WRONGPASS, without the password."""
-        config = RedisConfig(addrs=[redis_server.addr], username=user, password="canary", dial_timeout=DIAL_TIMEOUT)
-        error = await refusal(RedisStateStore.from_config(config))
-        assert isinstance(error, ServerRefusedError)
-        assert error.code == "WRONGPASS"
-        assert "canary" not in str(error)
-
-    async def test_a_credential_provider_is_asked_for_every_connection(
-        self, redis_server: RedisServer, prefix: str, user: str
-    ) -> None:
-        """Credentials that change are those of the next connection."""
-        provider = Rotating(user)
-        config = RedisConfig(addrs=[redis_server.addr], credential_provider=provider, key_prefix=prefix)
-        async with RedisStateStore.from_config(config) as store:
-            await store.save(state("good"))
-            asked = provider.asked
-            assert asked >= 1
-            redis_server.command("CLIENT", "KILL", "USER", user)
-            assert (await store.load("good", "s")).version == 1
-            assert provider.asked > asked
-            assert await store.delete("good", "s")
-
-    async def test_redis_pys_own_provider_works(self, redis_server: RedisServer, prefix: str, user: str) -> None:
-        """With a user of the server's access list."""
-        provider = UsernamePasswordCredentialProvider(user, PASSWORD)
-        config = RedisConfig(addrs=[redis_server.addr], credential_provider=provider, key_prefix=prefix)
-        async with RedisStateStore.from_config(config) as store:
-            await store.save(state("good"))
-            assert await store.delete_agent("good") == 1
+async def test_a_credential_provider_is_asked_for_every_connection(
+    redis_server: RedisServer, prefix: str, user: str
+) -> None:
+    """Credentials that change are those of the next connection; redis-py's own provider works as well."""
+    provider = Rotating(user)
+    config = RedisConfig(addrs=[redis_server.addr], credential_provider=provider, key_prefix=prefix)
+    async with RedisStateStore.from_config(config) as store:
+        await store.save(state(agent_id="good"))
+        asked = provider.asked
+        assert asked >= 1
+        redis_server.command("CLIENT", "KILL", "USER", user)
+        assert (await store.load("good", "s")).version == 1
+        assert provider.asked > asked
+    theirs = dataclasses.replace(config, credential_provider=UsernamePasswordCredentialProvider(user, PASSWORD))
+    async with RedisStateStore.from_config(theirs) as store:
+        assert await store.delete("good", "s")

@@ -21,6 +21,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from support.states import agent_ids, infos
 
 from redis_state import AgentState, MemoryStateStore, Message, RedisStateStore, SessionInfo, SessionStore, StoreOptions
 
@@ -167,49 +168,38 @@ class Agreement(RuleBasedStateMachine):
 
     # Writes
 
-    @rule(which=which, twins=objects, ttl=TTLS)
-    def save(self, which: int, twins: Twins, ttl: timedelta | None) -> None:
-        """Plain."""
-        self.both(which, lambda store, state: store.save(cast("AgentState", state), ttl=ttl), twins)
-
-    @rule(which=which, twins=objects, ttl=TTLS)
-    def save_over_its_own_version(self, which: int, twins: Twins, ttl: timedelta | None) -> None:
-        """Conditional, as a caller should."""
+    @rule(which=which, twins=objects, version=st.none() | st.just("its own") | VERSIONS, ttl=TTLS)
+    def save(self, which: int, twins: Twins, version: Any, ttl: timedelta | None) -> None:
+        """Plain, over its own version as a caller should, and over any number."""
 
         async def call(store: Store, state: AgentState | None) -> None:
             assert state is not None
-            await store.save(state, if_version=state.version, ttl=ttl)
+            await store.save(state, if_version=state.version if version == "its own" else version, ttl=ttl)
 
         self.both(which, call, twins)
-
-    @rule(which=which, twins=objects, version=VERSIONS)
-    def save_over_a_version(self, which: int, twins: Twins, version: int) -> None:
-        """Conditional, with any number."""
-        self.both(which, lambda store, state: store.save(cast("AgentState", state), if_version=version), twins)
 
     @rule(which=which, agent=AGENTS, session=IDS, value=VALUES, attempts=st.integers(0, 2))
     def update(self, which: int, agent: str, session: Any, value: Any, attempts: int) -> None:
         """A change of what is stored."""
-
-        def fn(state: AgentState) -> None:
-            state.data["value"] = value
-
-        self.both(which, lambda store, _: store.update(agent, session, fn, attempts=attempts))
+        self.both(
+            which,
+            lambda store, _: store.update(agent, session, lambda of: of.data.update(value=value), attempts=attempts),
+        )
 
     @rule(which=which, agent=AGENTS, session=IDS, messages=MESSAGES, ttl=TTLS)
     def append(self, which: int, agent: str, session: Any, messages: list[Message], ttl: timedelta | None) -> None:
         """Messages at the end of what is stored."""
         self.both(which, lambda store, _: store.append(agent, session, messages, ttl=ttl))
 
-    @rule(which=which, agent=AGENTS, session=IDS, ttl=TTLS)
-    def touch(self, which: int, agent: str, session: Any, ttl: timedelta | None) -> None:
-        """Another expiry."""
-        self.both(which, lambda store, _: store.touch(agent, session, ttl=ttl))
-
-    @rule(which=which, agent=AGENTS, session=IDS)
-    def delete(self, which: int, agent: str, session: Any) -> None:
-        """A session."""
-        self.both(which, lambda store, _: store.delete(agent, session))
+    @rule(which=which, agent=AGENTS, session=IDS, ttl=TTLS, what=st.sampled_from(["touch", "delete", "exists"]))
+    def session(self, which: int, agent: str, session: Any, ttl: timedelta | None, what: str) -> None:
+        """Another expiry, the end of a session, and whether there is one."""
+        calls: dict[str, Callable[[Store, Any], Awaitable[Any]]] = {
+            "touch": lambda store, _: store.touch(agent, session, ttl=ttl),
+            "delete": lambda store, _: store.delete(agent, session),
+            "exists": lambda store, _: store.exists(agent, session),
+        }
+        self.both(which, calls[what])
 
     @rule(which=which, agent=AGENTS)
     def delete_agent(self, which: int, agent: str) -> None:
@@ -218,47 +208,27 @@ class Agreement(RuleBasedStateMachine):
 
     # Looks
 
-    @rule(which=which, agent=AGENTS, limit=LIMITS)
-    def list(self, which: int, agent: str, limit: int | None) -> None:
-        """In order."""
-        self.both(which, lambda store, _: store.list(agent, limit=limit))
-
     @rule(which=which, agent=AGENTS, limit=LIMITS, size=st.integers(1, 3))
     def sessions(self, which: int, agent: str, limit: int | None, size: int) -> None:
-        """In order, at once and page by page."""
-
-        async def call(store: Store, _: AgentState | None) -> list[SessionInfo]:
-            return [info async for info in store.sessions(agent, limit=limit)]
+        """In order, at once and page by page, and how many."""
 
         async def pages(store: Store, _: AgentState | None) -> list[SessionInfo]:
             found: list[SessionInfo] = []
-            page = [info async for info in store.sessions(agent, limit=size)]
+            page = await infos(store, agent, limit=size)
             while page:
                 found += page
-                page = [info async for info in store.sessions(agent, limit=size, before=page[-1])]
+                page = await infos(store, agent, limit=size, before=page[-1])
             return found
 
-        self.both(which, call)
+        self.both(which, lambda store, _: store.list(agent, limit=limit))
+        self.both(which, lambda store, _: infos(store, agent, limit=limit))
         self.both(which, pages)
-
-    @rule(which=which, agent=AGENTS, session=IDS)
-    def exists(self, which: int, agent: str, session: Any) -> None:
-        """Or not."""
-        self.both(which, lambda store, _: store.exists(agent, session))
-
-    @rule(which=which, agent=AGENTS)
-    def count(self, which: int, agent: str) -> None:
-        """Those of one agent."""
         self.both(which, lambda store, _: store.count(agent))
 
     @invariant()
     def the_agents_are_the_same(self) -> None:
         """Those that have a session."""
-
-        async def call(store: Store, _: AgentState | None) -> Any:
-            return sorted([agent_id async for agent_id in store.agents()])
-
-        self.both(0, call)
+        self.both(0, lambda store, _: agent_ids(store))
 
 
 @pytest.mark.parametrize(

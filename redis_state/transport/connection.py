@@ -10,6 +10,7 @@ import hiredis
 
 from redis_state.commands.replies import ReplyError, UnreadableReplyError, Verdict, classify
 from redis_state.commands.request import LARGE, Request, pack
+from redis_state.transport.confirmations import Confirmations, Wait
 from redis_state.transport.headers import Headers
 from redis_state.transport.outcomes import unreadable
 from redis_state.transport.pieces import AT_ONCE, PieceWriter
@@ -54,10 +55,6 @@ class Owner(Protocol):
     def lost(self, connection: Connection, *, in_doubt: bool) -> None: ...
 
 
-class _Wait(Request):
-    """The WAIT that follows writes when replicas are to confirm them. No caller waits for it."""
-
-
 class Connection(asyncio.Protocol):
     """One connection that redis-py has opened and authenticated, spoken on directly.
 
@@ -65,8 +62,7 @@ class Connection(asyncio.Protocol):
 
     All of its state:
         inflight: what was sent and not answered, oldest first.
-        unconfirmed: writes that were answered but not yet confirmed by the replicas, with their results.
-        confirming: how many WAITs are in flight.
+        confirmations: writes that were answered but not yet confirmed by the replicas.
         loaded: the scripts that this connection has sent by text, so that the server knows their hash.
         left: replies still to come of the oldest request in flight; 0 if none of them has come.
         partial: bytes received since a reply was complete.
@@ -85,8 +81,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, owner: Owner, opened: Any, transport: asyncio.Transport) -> None:
         self.opened = opened
         self.inflight: deque[Request] = deque()
-        self._unconfirmed: list[tuple[Request, Any]] = []
-        self._confirming = 0
+        self._confirmations = Confirmations(owner.replicated, owner.limits.read_timeout)
         self._loaded: set[str] = set()
         self._left = 0
         self._partial = 0
@@ -120,7 +115,7 @@ class Connection(asyncio.Protocol):
             return False
         if self._partial > LARGE or self._pieces.is_busy or len(inflight) >= MAX_BATCH:
             return True
-        return self._confirming > 0 or self._transport.get_write_buffer_size() > LARGE
+        return self._confirmations.asked or self._transport.get_write_buffer_size() > LARGE
 
     # Out
 
@@ -131,18 +126,16 @@ class Connection(asyncio.Protocol):
         room = MAX_BATCH - len(inflight)
         if not inflight:
             self._progress = self._loop.time()
-        size = 0
-        is_large = False
+        size, is_large = 0, False
         while queue and room and size < MAX_BATCH_BYTES:
             request = queue.popleft()
             if request.future.done():
                 continue
-            wanted = request.replicas
-            if wanted:
-                if replicas and wanted != replicas:  # none waits for the replicas of another
+            if request.replicas:
+                if replicas not in (0, request.replicas):  # none waits for the replicas of another
                     queue.appendleft(request)
                     break
-                replicas = wanted
+                replicas = request.replicas
             payload = request.payload
             if request.script is not None or request.asking:
                 self._introduce(request, parts)
@@ -155,7 +148,8 @@ class Connection(asyncio.Protocol):
                 is_large = len(payload) > AT_ONCE
                 break
         if replicas:
-            parts.append(self._wait_for(replicas))
+            inflight.append(self._confirmations.ask(replicas, inflight[-1].deadline))
+            parts.append(inflight[-1].payload)
         data = b"".join(parts)
         if is_large:
             self._pieces.write(data)
@@ -171,15 +165,6 @@ class Connection(asyncio.Protocol):
             parts.append(b"*%d\r\n" % (request.arguments + 2))
             parts.append(script.by_hash if script.name in self._loaded else script.by_text)
             self._loaded.add(script.name)
-
-    def _wait_for(self, replicas: int) -> bytes:
-        """Ask for the replicas' confirmation of all writes before; the reply settles them."""
-        milliseconds = max(1, int(self._limits.read_timeout * 500))
-        wait = _Wait(pack(("WAIT", replicas, milliseconds)), None, replicas=replicas)
-        wait.deadline = self.inflight[-1].deadline
-        self.inflight.append(wait)
-        self._confirming += 1
-        return wait.payload
 
     def _wrote(self, is_all: bool) -> None:  # noqa: FBT001  # a callback
         """Note that the server has taken a piece."""
@@ -278,8 +263,7 @@ class Connection(asyncio.Protocol):
     def _complete(self, request: Request, reply: Any) -> None:
         """Settle a request that failed, or that replicas confirm."""
         error, request.error = request.error, None
-        if isinstance(request, _Wait):
-            self._confirming -= 1
+        if isinstance(request, Wait):
             self._confirm(reply, error)
         elif error is not None:
             if error.code == "NOSCRIPT":
@@ -292,9 +276,7 @@ class Connection(asyncio.Protocol):
         elif request.fits is not None and not request.fits(reply):
             self._refuse(request)
         elif request.replicas:
-            request.applied = True
-            request.connection = self  # it is not to be overtaken before it is confirmed
-            self._unconfirmed.append((request, reply))
+            self._confirmations.add(request, reply, self)
         else:
             self._settle(request, reply)
 
@@ -310,15 +292,12 @@ class Connection(asyncio.Protocol):
             replicas = 0
         elif type(replicas) is not int:
             raise UnreadableReplyError
-        writes, self._unconfirmed = self._unconfirmed, []
-        for request, result in writes:
-            request.connection = None
-            self._owner.replicated(request, result, replicas)
+        self._confirmations.settle(replicas)
 
     def _distrust(self) -> None:
         """Fail what is in flight on a connection that does not speak as a Redis server does."""
         self._transport.abort()
-        self._confirm(0)
+        self._confirmations.settle(0)
         for request in self._take_all():
             self._settle(request, error=unreadable(request))
 
@@ -351,8 +330,8 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Hand back what was in flight."""
         self._displaced.connection_lost(None)  # redis-py waits for it when it closes
-        is_partly_sent = self._pieces.give_up() and not self._confirming  # else that part may be of a WAIT
-        self._confirm(0)
+        is_partly_sent = self._pieces.give_up() and not self._confirmations.asked  # else that part may be of a WAIT
+        self._confirmations.settle(0)
         lost = self._take_all()
         executed = 0 if self._skipped else len(lost)  # those that may have been
         if executed and is_partly_sent:  # a server executes nothing of a request that it has a part of
@@ -363,7 +342,7 @@ class Connection(asyncio.Protocol):
 
     def _take_all(self) -> list[Request]:
         """Every request that this connection owes a reply; it owes none then."""
-        requests = [request for request in self.inflight if not isinstance(request, _Wait)]
+        requests = [request for request in self.inflight if not isinstance(request, Wait)]
         self.inflight.clear()
         for request in requests:
             request.connection = None

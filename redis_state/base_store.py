@@ -154,6 +154,7 @@ class BaseStore(SessionStore[S], Generic[S]):
         ttl: timedelta | None = None,
     ) -> int:
         with self._metrics.merge.measure():
+            check("changes", changes)
             return await self._add(
                 agent_id,
                 session_id,

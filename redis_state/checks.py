@@ -233,6 +233,7 @@ _RULES: Final[dict[str, Rule]] = {
     "limit": _optional(_integer(0)),
     "before": _optional(_before),
     "attempts": _integer(1),
+    "changes": _instance(Mapping, "a mapping from fields to values"),
     "messages": _integer(0),  # how many
     "progress": _optional(_callable),
     "fn": _callable,

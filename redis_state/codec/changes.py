@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
 
-from redis_state.codec.fields import mapped
+from redis_state.codec.fields import holds_raw, mapped
 from redis_state.codec.nesting import LEVELS, fits, in_fresh_stack
 from redis_state.codec.refusal import UNENCODABLE, difference, too_deep, unencodable
 from redis_state.codec.roundtrip import compile_check
@@ -26,12 +26,14 @@ class _Part:
 
     Attributes:
         name: The field's name in Python.
+        has_raw: Whether there is a `msgspec.Raw` in its type, whose bytes are of one format.
         is_mapping: Whether it is a dict with strings as keys, whose entries are set one by one.
         decode: Makes a value, or an entry's, from JSON.
     """
 
-    def __init__(self, name: str, declared: Any) -> None:
+    def __init__(self, name: str, declared: Any, *, is_packed: bool) -> None:
         self.name = name
+        self.has_raw = holds_raw(declared)
         self._declared = declared
         inner = mapped(declared)
         self.is_mapping = inner is not None
@@ -40,6 +42,8 @@ class _Part:
         self.levels = LEVELS - 2 if self.is_mapping else LEVELS - 1
         self._is_known = compile_check(kind, levels=self.levels)
         self.decode = msgspec.json.Decoder(kind).decode
+        # A fold puts it into a head in MessagePack.
+        self._packed: Any = msgspec.msgpack.Decoder(kind) if is_packed else None
 
     def encode(self, value: Any, path: str) -> bytes:
         """The JSON of a value.
@@ -78,6 +82,12 @@ class _Part:
             loaded = self.decode(text)
         except UNENCODABLE as error:
             return unencodable(msgspec.json.Encoder(), value, error, path)
+        if (refusal := difference(value, loaded, path)) is not None or self._packed is None:
+            return refusal or text
+        try:
+            loaded = self._packed.decode(msgspec.msgpack.encode(value))
+        except UNENCODABLE as error:
+            return unencodable(msgspec.msgpack.Encoder(), value, error, path)
         return difference(value, loaded, path) or text
 
 
@@ -103,10 +113,12 @@ class ChangeCodec:
 
     Args:
         state_type: The type.
+        is_packed: Whether heads are MessagePack.
     """
 
-    def __init__(self, state_type: StateType[Any]) -> None:
+    def __init__(self, state_type: StateType[Any], *, is_packed: bool = False) -> None:
         self._types = state_type
+        self._is_packed = is_packed
         self._parts: dict[str, _Part] = {}  # made when they are first needed: most stores never merge
 
     def encode(self, changes: Any) -> Changed:
@@ -125,7 +137,7 @@ class ChangeCodec:
             raise TypeError(f"changes must be a mapping from fields to values, not {type(changes).__name__}")
         result = Changed({}, {}, {})
         for name, value in cast("Mapping[Any, Any]", changes).items():
-            part = self._part(name)
+            part = self._mergeable(name)
             stored = self._types.names[name]
             if value is msgspec.UNSET:
                 raise ValueError(
@@ -169,9 +181,17 @@ class ChangeCodec:
             raise ValueError(f"{self._types.cls.__name__} has no field of that name to merge into")
         part = self._parts.get(name)
         if part is None:
-            part = self._parts[name] = _Part(name, self._types.declared[name])
+            part = self._parts[name] = _Part(name, self._types.declared[name], is_packed=self._is_packed)
+        return part
+
+    def _mergeable(self, name: Any) -> _Part:
+        part = self._part(name)
         if part.is_limited:
             raise TypeError(f"{name!r} is limited as a whole: load the state, change it, and save it")
+        if part.has_raw and self._is_packed:
+            raise TypeError(
+                f"{name!r} holds msgspec.Raw, which has no form in both JSON and MessagePack: save the state"
+            )
         return part
 
     def apply(self, state: Any, changed: Changed) -> None:
@@ -191,9 +211,9 @@ class ChangeCodec:
                     mapping.pop(key, None)
 
     def decode(self, stored: str, raw: msgspec.Raw) -> tuple[bool, Any]:
-        """The value of a stored field, or of an entry of it, and before it whether its type is known."""
+        """The value of a stored field, or of an entry of it, and before it whether that is known for MessagePack."""
         part = self._stored_part(stored)
-        if part is None:
+        if part is None or part.has_raw:
             return False, None
         return True, None if part.is_mapping and bytes(raw) == b"null" else part.decode(raw)
 

@@ -71,7 +71,7 @@ class Codec(Generic[S]):
         self._from_json: Any = msgspec.json.Decoder(cls)
         self._from_msgpack: Any = msgspec.msgpack.Decoder(cls)
         self._strict = state_type.is_strict
-        self._lines = LineCodec(state_type)
+        self._lines = LineCodec(state_type, is_packed=format == "msgpack")
         self._messages = state_type.names.get("messages", "messages")
         self._reads_version = state_type.has_version and not self._strict
 
@@ -217,8 +217,11 @@ class Codec(Generic[S]):
         raise StateDecodeError(agent_id, session_id, reason)
 
     def fold(self, value: bytes) -> bytes | None:
-        """See `redis_state.codec.folding.fold`."""
-        return fold(value, self._lines.changes)
+        """See `redis_state.codec.folding.fold`; None also where it fails, since a fold is no failure of a write."""
+        try:
+            return fold(value, self._lines.changes)
+        except (*UNDECODABLE, RecursionError):
+            return None
 
     @staticmethod
     def head_of(value: bytes) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import types
 import typing
 from typing import Any
@@ -23,3 +24,19 @@ def mapped(declared: Any) -> tuple[Any] | None:
         if len(some) == 1:
             return mapped(some[0])
     return None
+
+
+def holds_raw(declared: Any, around: tuple[Any, ...] = ()) -> bool:
+    """Whether there is a `msgspec.Raw` in a type."""
+    if declared is msgspec.Raw:
+        return True
+    if declared in around:
+        return False
+    around = (*around, declared)
+    inner: list[Any] = list(typing.get_args(declared))
+    kind: Any = declared
+    if isinstance(declared, type) and issubclass(declared, msgspec.Struct):
+        inner += [field.type for field in msgspec.structs.fields(declared)]
+    elif dataclasses.is_dataclass(kind):
+        inner += typing.get_type_hints(kind).values()
+    return any(holds_raw(each, around) for each in inner)

@@ -52,16 +52,19 @@ class LineCodec:
 
     Args:
         state_type: The type.
+        is_packed: Whether heads are MessagePack.
     """
 
-    def __init__(self, state_type: StateType[Any]) -> None:
+    def __init__(self, state_type: StateType[Any], *, is_packed: bool = False) -> None:
         message_list = state_type.message_list if state_type.has_messages else list[msgspec.Raw]
         fields: list[Any] = [("rev", str, msgspec.field(name="_rev")), ("messages", message_list, [])]
         line = msgspec.defstruct("Line", fields, bases=(Changed,), forbid_unknown_fields=True, kw_only=True)
         self._is_known = compile_check(message_list, levels=LEVELS - 1)
         self._messages: msgspec.json.Decoder[Any] = msgspec.json.Decoder(message_list)
+        # The next save puts them into a head in MessagePack.
+        self._packed: Any = msgspec.msgpack.Decoder(message_list) if is_packed else None
         self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(line)
-        self.changes = ChangeCodec(state_type)
+        self.changes = ChangeCodec(state_type, is_packed=is_packed)
 
     def encode(self, messages: list[Any] | None, changed: Changed | None = None) -> bytes:
         """A line up to its revision, the line feed before it included.
@@ -99,6 +102,12 @@ class LineCodec:
             loaded = self._messages.decode(text)
         except UNENCODABLE as error:
             return unencodable(msgspec.json.Encoder(), messages, error, _PATH)
+        if (refusal := difference(messages, loaded, _PATH)) is not None or self._packed is None:
+            return refusal or text
+        try:
+            loaded = self._packed.decode(msgspec.msgpack.encode(messages))
+        except UNENCODABLE as error:
+            return unencodable(msgspec.msgpack.Encoder(), messages, error, _PATH)
         return difference(messages, loaded, _PATH) or text
 
     def decode_last(self, text: bytes, schema: int) -> list[Any]:

@@ -21,7 +21,8 @@ from redis_state.codec.nesting import LEVELS
 
 Check = Callable[[Any], bool]
 
-_ATOMS: Final = frozenset({str, int, bool, type(None)})
+_ATOMS: Final = frozenset({str, bool, type(None)})
+_LARGE: Final = 2**63  # numbers from here on are decoded and compared: MessagePack has no form, and JSON readers limits
 
 
 def is_plain(value: Any, levels: int) -> bool:
@@ -45,7 +46,11 @@ def is_plain(value: Any, levels: int) -> bool:
             if type(item) not in _ATOMS and not is_plain(item, levels - 1):
                 return False
     else:
-        return kind in _ATOMS or (kind is float and value - value == 0.0)  # neither infinite nor NaN
+        return (
+            kind in _ATOMS
+            or (kind is int and -_LARGE < value < _LARGE)
+            or (kind is float and value - value == 0.0)  # neither infinite nor NaN
+        )
     return True
 
 
@@ -67,7 +72,7 @@ def compile_check(declared: Any, *, levels: int = LEVELS, is_state: bool = False
 # What speaks against a value, by the declared type.
 _DOUBTS: Final[dict[Any, str]] = {
     str: "type({0}) is not str",
-    int: "type({0}) is not int",
+    int: "type({0}) is not int or not -large < {0} < large",
     bool: "type({0}) is not bool",
     float: "type({0}) is not float or {0} - {0} != 0.0",
     type(None): "{0} is not None",
@@ -86,7 +91,13 @@ class _Source:
     """
 
     def __init__(self, *, is_state: bool) -> None:
-        self.names: dict[str, Any] = {"is_plain": is_plain, "atoms": _ATOMS, "datetime": datetime, "UTC": UTC}
+        self.names: dict[str, Any] = {
+            "is_plain": is_plain,
+            "atoms": _ATOMS,
+            "large": _LARGE,
+            "datetime": datetime,
+            "UTC": UTC,
+        }
         self.around: list[type] = []
         self._variables = 0
         self._is_state = is_state

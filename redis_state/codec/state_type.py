@@ -162,7 +162,10 @@ class StateType(Generic[S]):
             raise TypeError(f"if_version= takes a state only where it has room for a note: {name} needs dict=True")
         origin = parsed(state.__dict__.get(_ORIGIN, UNKNOWN))
         if not origin.ids or (self.has_version and state.version != origin.version):
-            raise ValueError("if_version= takes a state that was loaded or saved, and whose version is as it was")
+            raise ValueError(
+                "if_version= takes a state that this library has saved and that was loaded or saved by its store, with "
+                "the version as it was"
+            )
         return origin.version, origin.newest
 
     def adopt(self, state: Any, origin: Origin) -> None:

@@ -12,7 +12,7 @@ import pytest
 from support.states import Store, messages, saved, state, texts
 from support.stores import Stores
 
-from redis_state import StateEncodeError, StateNotFoundError, VersionConflictError
+from redis_state import Message, StateEncodeError, StateNotFoundError, VersionConflictError
 
 
 class Odd(msgspec.Struct, kw_only=True, dict=True, rename="camel"):
@@ -101,6 +101,7 @@ async def test_a_fold_is_noticed_by_nothing(store: Store) -> None:
     ("changes", "error", "words"),
     [
         ([1], TypeError, "mapping"),
+        (5, TypeError, "mapping"),
         ({"nope": 1}, ValueError, "no field"),
         ({1: 1}, ValueError, "no field"),
         ({"version": 5}, ValueError, "version"),
@@ -160,3 +161,42 @@ async def test_conditions_and_creation_are_those_of_append(store: Store) -> None
     with pytest.raises(VersionConflictError) as caught:
         await store.merge("a", "s", {"data": {"k": 3}}, if_version=1)
     assert (caught.value.expected, caught.value.stored) == (1, 2)
+
+
+@pytest.mark.parametrize("value", [2**64, -(2**63) - 1, -(10**4299)])
+async def test_a_number_that_a_later_save_would_refuse_is_refused_at_once(stores: Stores, value: int) -> None:
+    """In MessagePack, and where no reader takes so many digits: it would stand there for ever, and no fold succeed."""
+    store = await stores.open(format="msgpack")
+    await store.save(state("s"))
+    for call in (
+        store.merge("a", "s", {"data": {"n": value}}),
+        store.append("a", "s", [Message("user", "hi", metadata={"n": value})]),
+        store.save(state("s", n=value)),
+    ):
+        with pytest.raises(StateEncodeError):
+            await call
+    plain = await stores.open(format="json")
+    with pytest.raises(StateEncodeError):
+        await plain.save(state("s", n=-(10**4299)))
+    assert (await store.load("a", "s")).version == 1
+
+
+class HoldsRaw(msgspec.Struct, kw_only=True, dict=True):
+    agent_id: str
+    session_id: str
+    parts: dict[str, msgspec.Raw] = {}
+    version: int = 0
+
+
+async def test_raw_bytes_are_merged_only_where_they_are_of_one_format(stores: Stores) -> None:
+    """What is merged is JSON: a store of MessagePack refuses it, one of JSON keeps it after a fold."""
+    packed = await stores.open(state_type=HoldsRaw, format="msgpack")
+    await packed.save(HoldsRaw(agent_id="a", session_id="s"))
+    with pytest.raises(TypeError, match="Raw"):
+        await packed.merge("a", "s", {"parts": {"k": msgspec.Raw(b"1")}})
+    plain = await stores.open(state_type=HoldsRaw, format="json")
+    await plain.save(HoldsRaw(agent_id="a", session_id="s"))
+    for number in range(150):
+        await plain.merge("a", "s", {"parts": {f"k{number % 3}": msgspec.Raw(b"[%d]" % number)}})
+    loaded = await plain.load("a", "s")
+    assert loaded.parts == {f"k{n}": msgspec.Raw(b"[%d]" % (147 + n)) for n in range(3)}

@@ -131,7 +131,7 @@ KNOWN: Final = [
             session_id="s",
             messages=[Message("user", "hi"), Message("tool", "12", NOW, {"took": 1.5, "args": ["a", None, {}]})],
             context={"n": {"e": [{"s": {"t": True}}]}},
-            data={"big": 2**63},
+            data={"big": 2**63 - 1},
         ),
         id="full state",
     ),

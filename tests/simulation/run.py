@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from redis_state import RedisStateStore
 
+from .additions import AddingCaller
 from .checkers import check_histories, check_idle, check_rest, check_routes, check_time
 from .faults import CALM, Dice, Topology, draw
 from .loop import BusyLoopError, DeadlockError, VirtualLoop
 from .sources import sources
-from .workload import SESSIONS, Caller
+from .workload import KEYED, SESSIONS, Caller
 from .world import World
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 KINDS: Final = (
     ["load"] * 6 + ["save"] * 6 + ["save_if"] * 5 + ["append"] * 6 + ["update"] * 3 + ["delete"] * 2 + ["save_twice"]
+    + ["append_if"] * 3 + ["create"] * 2 + ["merge"] * 4 + ["append_with_key"] * 3 + ["fork"]
     + ["exists", "load_many", "list", "sessions", "count", "agents", "save_other", "delete_agent", "ping"]
 )  # fmt: skip
 KEYS: Final = [b"forge:state:{agent}:one", b"forge:state:{other}:o1"]
@@ -118,7 +120,7 @@ class Run:
         if dice.faults == CALM:  # writes are held for as long as a failover takes
             self._times = (3.0, 3.0, 5.0)
         self._pool = rng.choice((1, 2, 3, 10))
-        self._histories: dict[str, list[Event]] = {session: [] for session in SESSIONS}
+        self._histories: dict[str, list[Event]] = {session: [] for session in (*SESSIONS, KEYED)}
         self._callers = [self._open(chr(FIRST_CALLER + number)) for number in range(rng.choice((1, 1, 2)))]
         dice.say(f"replicas={self._replicas} timeouts={self._times} pool={self._pool} callers={len(self._callers)}")
 
@@ -126,7 +128,7 @@ class Run:
         read, write, dial = self._times
         options = f"read_timeout={read}&write_timeout={write}&dial_timeout={dial}&pool_size={self._pool}"
         store = RedisStateStore.from_url(f"{self.world.url}?{options}", replicas=self._replicas)
-        caller = Caller(name, store, self.world, self._times, self._replicas)
+        caller = AddingCaller(name, store, self.world, self._times, self._replicas)
         caller.histories = self._histories
         return caller
 
@@ -154,8 +156,6 @@ class Run:
         count, pace = rng.randrange(10, 40), rng.choice((1.0, 1.0, 4.0))
         if dice.faults == CALM:
             count, pace = 40, 4.0
-            for caller in self._callers:  # who opens a store amid a failover has not been told of it
-                await self._end(caller.start("ping").task)
         closing = rng.choice(self._callers) if dice.happens("close") else None
         close_at = rng.randrange(count) if closing is not None else -1
         closes: asyncio.Task[None] | None = None
@@ -226,7 +226,7 @@ class Run:
     async def _live(self, caller: Caller) -> None:
         """One operation on each session succeeds after the faults."""
         for session in SESSIONS:
-            for kind in ("exists", "save", "append", "load"):
+            for kind in ("exists", "save", "append", "merge", "create", "load"):
                 await self._end(caller.start(kind, session, must_succeed=True).task)
 
     async def _close(self, caller: Caller) -> None:

@@ -43,8 +43,21 @@ if TYPE_CHECKING:
 
 AGENT: Final = "agent"
 SESSIONS: Final = ("one", "two")
-STEPS: Final = {"list": 6, "count": 6, "sessions": 8, "agents": 16, "delete_agent": 8, "load_many": 2}
-WRITES: Final = {"save", "save_if", "save_twice", "append", "update", "delete", "delete_agent", "save_other"}
+KEYED: Final = "keyed"  # an agent with one session, only written with keys: a plain save may forget them
+FORKS: Final = "forks"  # the agent of copies
+STEPS: Final = {
+    "fork": 4,
+    "append_with_key": 3,
+    "list": 6,
+    "count": 6,
+    "sessions": 8,
+    "agents": 16,
+    "delete_agent": 8,
+    "load_many": 2,
+}
+WRITES: Final = {"save", "save_if", "save_twice", "append", "update", "delete", "delete_agent", "save_other"} | {
+    "append_if", "create", "merge", "append_with_key", "fork",
+}  # fmt: skip
 ATTEMPTS: Final = 3  # of an update
 
 
@@ -354,7 +367,7 @@ class Caller:
 
     async def _agents(self, session: str) -> None:
         agents = [agent async for agent in self.store.agents()]
-        self._note(check_listing("agents", agents, {AGENT, "other"}))
+        self._note(check_listing("agents", agents, {AGENT, KEYED, FORKS, "other"}))
 
     async def _save_other(self, session: str) -> None:
         await self.store.save(AgentState(agent_id="other", session_id=f"o{self._number % 3}"))

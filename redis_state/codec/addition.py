@@ -12,6 +12,7 @@ import msgspec
 
 from redis_state.checks import check
 from redis_state.clock import moment
+from redis_state.errors import StateEncodeError
 
 if TYPE_CHECKING:
     from redis_state.codec.document import Codec
@@ -123,10 +124,15 @@ def _made(types: StateType[Any], create: Any, messages: list[Any] | None, change
     if types.has_updated_at:
         fields["updated_at"] = moment(now)
     if messages:
-        fields["messages"] = [*create.messages, *messages]
+        before: Any = create.messages
+        if type(before) is not list:
+            raise StateEncodeError("$.messages", f"{type(before).__name__} would come back as list")
+        fields["messages"] = [*cast("list[Any]", before), *messages]
     for name, value in cast("Mapping[str, Any]", changes or {}).items():
         fields[name] = value
         if types.is_mapping(name) and value is not None:
+            if not isinstance(getattr(create, name), dict | None):
+                raise StateEncodeError(f"$.{name}", f"{type(getattr(create, name)).__name__} would come back as dict")
             entries: dict[str, Any] = {**(getattr(create, name) or {}), **value}
             fields[name] = {key: item for key, item in entries.items() if item is not msgspec.UNSET}
     replace: Any = msgspec.structs.replace if isinstance(create, msgspec.Struct) else dataclasses.replace

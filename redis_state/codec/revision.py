@@ -119,6 +119,16 @@ def made_by_key(revision: Revision, entry: bytes) -> tuple[Revision, int] | None
     return None
 
 
+def replaced_by(version: int, stored: Revision) -> bytes:
+    """The ids that a write which makes a version goes on remembering of what it replaces.
+
+    Where its version does not follow, nobody could count back from it to those without a version of their own.
+    """
+    if stored.version + 1 == version:
+        return stored.ids
+    return b"".join(match[0] for match in _WRITES.finditer(stored.ids) if match[2])
+
+
 def latest(ids: bytes, count: int = HISTORY) -> bytes:
     """The first of some ids."""
     if b"=" not in ids:

@@ -123,15 +123,14 @@ class Writer:
     def _store(self, write: _Write, stamp: Stamp, if_version: int | None) -> tuple[Revision, Any]:
         """Store what a save writes. Returns its revision; or what an earlier write with its key made."""
         stored = self._find(*write.ids)
-        older = stamp.origin
         found = UNKNOWN if stored is None else stored.revision
         if stored is not None and (repeated := revisions.made_by_key(found, write.entry)) is not None:
             return found, repeated
-        if if_version is not None:
-            if found.version != if_version or not found.ids.startswith(stamp.origin.newest):
-                raise VersionConflictError(if_version, found.version)
-            older = found
-        revision = revisions.make(stamp.version, write.entry, older.ids, guarded=True)
+        if if_version is not None and (found.version != if_version or not found.ids.startswith(stamp.origin.newest)):
+            raise VersionConflictError(if_version, found.version)
+        is_script = if_version is not None or b"=" in write.entry  # in Redis; else it replaces what it does not know
+        older = revisions.replaced_by(stamp.version, found) if is_script else stamp.origin.ids
+        revision = revisions.make(stamp.version, write.entry, older, guarded=True)
         self._put(write.ids, write.document, revision, write.now, write.ttl)
         return revision, None
 

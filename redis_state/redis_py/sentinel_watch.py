@@ -142,7 +142,8 @@ class SentinelWatch:
                 async with client.pubsub() as events:
                     async with asyncio.timeout(_CHECK):
                         await self._subscribe(events)
-                    self._is_failing_over |= await self._is_in_progress(client)
+                    if await self._is_in_progress(client):
+                        self._is_failing_over = True
                     self._heard[address] = client
                     self._checked(address)
                     pause = 0.0

@@ -140,6 +140,15 @@ class TestKeys:
         with pytest.raises(VersionConflictError):
             await store.save(third, if_version=1)
 
+    async def test_a_save_with_a_key_remembers_the_keys_before_it(self, store: Store) -> None:
+        """Also one of an object that did not know of them, and whose version does not follow."""
+        await saved(store, "s")
+        await store.append("a", "s", messages("1"), key="first")
+        await store.save(state("s"), key="second")
+        assert await store.append("a", "s", messages("1"), key="first") == 2
+        assert await store.append("a", "s", messages("1"), key="second") == 1
+        assert texts(await store.load("a", "s")) == []
+
     async def test_a_conditional_write_that_failed_leaves_no_key(self, store: Store) -> None:
         await saved(store, "s")
         with pytest.raises(VersionConflictError):

@@ -19,8 +19,9 @@ WRITERS = 32
 class Load:
     """Writers that save one session after the other, each once, so that no later write hides a lost one."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, name: str = "") -> None:
         self.store = store
+        self.name = name
         self.acknowledged: list[str] = []
         self.errors: Counter[str] = Counter()
         self.times: list[float] = []
@@ -31,7 +32,7 @@ class Load:
         number = 0
         while self.going:
             number += 1
-            session_id = f"{writer}-{number}"
+            session_id = f"{self.name}{writer}-{number}"
             try:
                 await self.store.save(state(session_id, n=number))
             except StateStoreError as error:
@@ -59,6 +60,33 @@ async def test_a_planned_failover_loses_no_acknowledged_write() -> None:
     """With default settings, and with `replicas=1` as soon as a replica follows the new primary."""
     async with SentinelServers() as first, SentinelServers() as second:
         await asyncio.gather(fail_over_under_load(first, 0), fail_over_under_load(second, 1))
+
+
+async def test_a_store_that_was_not_told_of_it_loses_none_either() -> None:
+    """One that is opened after it has begun, and one whose subscriptions were lost just before or after."""
+    async with SentinelServers() as system, RedisStateStore.from_url(system.url) as early:
+        await early.ping()
+        await asyncio.sleep(0.5)
+        loads = [Load(early, "early")]
+        writers = [asyncio.create_task(loads[0].write(0))]
+        for sentinel in system.sentinels:
+            sentinel.command("CLIENT", "KILL", "TYPE", "pubsub")
+        await asyncio.to_thread(system.sentinels[0].command, "SENTINEL", "FAILOVER", system.service_name)
+        late = [RedisStateStore.from_url(system.url) for _ in range(4)]
+        for number, store in enumerate(late):
+            await asyncio.sleep(0.1)
+            loads.append(Load(store, f"late{number}"))
+            writers.append(asyncio.create_task(loads[-1].write(number)))
+        await asyncio.sleep(3.0)
+        for load in loads:
+            load.going = False
+        await asyncio.gather(*writers)
+        await system.wait_until_ready()
+        lost = [await load.lost() for load in loads]
+        print(f"not told: {[len(load.times) for load in loads]} writes, {lost} lost")
+        assert sum(lost) == 0
+        for store in late:
+            await store.aclose()
 
 
 async def fail_over_under_load(system: SentinelServers, replicas: int) -> None:

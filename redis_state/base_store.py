@@ -36,15 +36,11 @@ class BaseStore(SessionStore[S], Generic[S]):
     _codec: Codec[S]
     _metrics: Metrics
     _lines: Lines
+    # Takes the bytes of a state as it is now, with `if_version`, `key` and `ttl`; what it returns stores them.
+    _start_save: Callable[[Any, int | None, str | None, timedelta | None], Coroutine[Any, Any, None]]
     _ttl: int | None
 
     # What each store does in its own way
-
-    @abstractmethod
-    def _start_save(
-        self, state: Any, if_version: int | None, key: str | None, ttl: timedelta | None
-    ) -> Coroutine[Any, Any, None]:
-        """Take the bytes of a state as it is now; what is returned stores them."""
 
     @abstractmethod
     async def _add(

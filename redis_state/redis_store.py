@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, aclosing
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -136,6 +136,7 @@ class RedisStateStore(BaseStore[S]):
             metrics=self._metrics.save,
             ttl=self._ttl,
         )
+        self._start_save = self._writer.save
 
     @classmethod
     def from_config(
@@ -199,11 +200,6 @@ class RedisStateStore(BaseStore[S]):
         if not hasattr(self, "_client"):
             return "<RedisStateStore, not made: its arguments were refused>"
         return f"<RedisStateStore of {self._types.cls.__name__} at {self._client!r}>"
-
-    def _start_save(
-        self, state: Any, if_version: int | None, key: str | None, ttl: timedelta | None
-    ) -> Coroutine[Any, Any, None]:
-        return self._writer.save(state, if_version, key, ttl)
 
     async def _add(self, agent_id: str, session_id: str, **what: Any) -> int:
         return await self._writer.append(agent_id, session_id, **what)

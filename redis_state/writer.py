@@ -72,39 +72,35 @@ class Writer:
         """Take the bytes of a state as it is now; what is returned sends them."""
         started = perf_counter()
         try:
-            write, stamp = self._draft(state, if_version, key, ttl)
+            if if_version is not None:
+                check("if_version", if_version)
+            now = self._clock.now()
+            stamp = self._types.stamp(state, if_version, now)
+            session = self._keys.session(state.agent_id, state.session_id)
+            write = Save(
+                b"",
+                session.partition.slot,
+                replay=Replay.GUARDED,
+                session=session.key,
+                of=session,
+                document=stamp.encode(self._codec.encode),
+                revision=revisions.make(
+                    stamp.version, next(self._write_ids) if key is None else key_id(key), stamp.origin.ids
+                ),
+                parent=stamp.origin,
+                expected=if_version,
+                score=now,
+                ttl=self._ttl if ttl is None else milliseconds(ttl),
+                mark=self._codec.schema.mark,
+                seen=session.seen,
+            )
+            if if_version is None and key is None:
+                write.become_block(fresh=stamp.version_before == 0)
+            else:
+                write.become_script()
         except Exception as error:  # noqa: BLE001  # whatever it is, it belongs to who awaits the save
             return self._refuse(error, started)
         return self._send(write, stamp, started)
-
-    def _draft(self, state: Any, if_version: int | None, key: str | None, ttl: timedelta | None) -> tuple[Save, Stamp]:
-        if if_version is not None:
-            check("if_version", if_version)
-        now = self._clock.now()
-        write_id = next(self._write_ids) if key is None else key_id(key)
-        left = self._ttl if ttl is None else milliseconds(ttl)
-        stamp = self._types.stamp(state, if_version, now)
-        session = self._keys.session(state.agent_id, state.session_id)
-        write = Save(
-            b"",
-            session.partition.slot,
-            replay=Replay.GUARDED,
-            session=session.key,
-            of=session,
-            document=stamp.encode(self._codec.encode),
-            revision=revisions.make(stamp.version, write_id, stamp.origin.ids),
-            parent=stamp.origin,
-            expected=if_version,
-            score=now,
-            ttl=left,
-            mark=self._codec.schema.mark,
-            seen=session.seen,
-        )
-        if if_version is None and key is None:
-            write.become_block(fresh=stamp.version_before == 0)
-        else:
-            write.become_script()
-        return write, stamp
 
     async def _refuse(self, error: Exception, started: float) -> None:
         self._metrics.failed(started, error)

@@ -180,8 +180,8 @@ class Codec(Generic[S]):
                 holds nothing of them.
         """
         try:
-            end = unread(value) if self._reads_version else b""
-            if end and self.schema.marks(end):
+            end = unread(value, self.schema.mark) if self._reads_version else b""
+            if end:
                 state = (self._from_json if value[0] == _BRACE else self._from_msgpack).decode(value)
                 if (
                     starts_with(end, state.version)

@@ -18,6 +18,7 @@ HISTORY: Final = 16  # writes that a revision remembers; scripts/revision.lua sa
 MAX_VERSION: Final = 2**53 - 1  # up to there Lua's numbers are exact
 SIZE: Final = 4  # bytes: a colon, and how long the text is
 _ENTRY: Final = ID + 1
+_FULL: Final = (HISTORY - 1) * _ENTRY  # bytes that hold no more entries than are remembered of what a write replaces
 _KEY_ID: Final = 16  # letters of an id that comes from a caller's key
 _SIGNS: Final = (b",", b".", b"")
 _OPENING: Final = b'"_rev":"'
@@ -28,6 +29,7 @@ _OPENINGS: Final = (_FIELD, _MSGPACK_OPENING)
 _CLOSING: Final = b'"}'
 _BRACE: Final = ord("{")
 _COMMA: Final = ord(",")
+_HASH: Final = ord("#")  # before a schema
 _AT: Final = ord("@")  # stands in the revisions of lines, and of a head whose document does not say its time
 _WRITE: Final = rb"(?:[\w-]{6}|[\w-]{16}=\d{1,16})(?:@\d{1,16})?[,.]"
 _TEXT: Final = re.compile(
@@ -99,7 +101,9 @@ def make(version: int, write_id: bytes, older: bytes = b"", *, guarded: bool = F
         older: The ids of the revision that its object stems from; empty where that is not known.
         guarded: Whether it checks what it replaces.
     """
-    return Revision(version, write_id + (b"," if guarded else b".") + latest(older, HISTORY - 1))
+    if len(older) > _FULL:
+        older = latest(older, HISTORY - 1)
+    return Revision(version, write_id + (b"," if guarded else b".") + older)
 
 
 def entry_of(write_id: bytes, version: int, time: int) -> bytes:
@@ -180,8 +184,12 @@ def parsed(origin: Origin) -> Revision:
         return UNKNOWN
 
 
-def unread(value: bytes) -> bytes:
+def unread(value: bytes, mark: bytes = b"") -> bytes:
     """The end of a value that seems to be nothing but a head, from the name of its revision on; empty otherwise.
+
+    Args:
+        value: What is stored.
+        mark: The schema that it must have, as `Schema.mark` has it.
 
     To find it takes a tenth of the time of reading it, and most of what is loaded is not saved by the same object.
     """
@@ -189,7 +197,9 @@ def unread(value: bytes) -> bytes:
         end = value[-11 - int(value[-5:-2]) :] if value[0] == _BRACE else value[-8 - int(value[-3:]) :]
     except (ValueError, IndexError):
         return b""
-    return end if end.startswith(_OPENINGS) and _AT not in end else b""
+    if end.startswith(_OPENINGS) and _AT not in end and (b"%b:" % mark in end if mark else _HASH not in end):
+        return end
+    return b""
 
 
 def starts_with(end: bytes, version: object) -> bool:

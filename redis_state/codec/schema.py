@@ -44,10 +44,6 @@ class Schema:
         self.mark = b"" if number == 1 else b"#%d" % number
         self._steps = steps
 
-    def marks(self, end: bytes) -> bool:
-        """Whether the end of a value, from the name of its revision on, has this schema."""
-        return b"%b:" % self.mark in end if self.mark else b"#" not in end
-
     def lift(self, document: Document, schema: int, to: int | None = None) -> Document:
         """A document of another schema, as it is in this one.
 

@@ -120,7 +120,9 @@ class StateType(Generic[S]):
         if state.__class__ is not self.cls:
             raise TypeError(f"this store keeps {self.cls.__name__} objects, not {type(state).__name__} objects")
         notes: dict[str, Any] = state.__dict__ if self.has_room else {}
-        origin = parsed(notes.get(_ORIGIN, UNKNOWN))
+        origin = notes.get(_ORIGIN, UNKNOWN)
+        if type(origin) is bytes:
+            origin = parsed(origin)
         if len(notes) != self._attributes + (_ORIGIN in notes) + (_UNDER_WAY in notes):
             self.check_attributes(state)
         version: int = state.version if self.has_version else origin.version

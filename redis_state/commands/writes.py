@@ -144,6 +144,8 @@ class Save(_Write, kw_only=True):
             RepeatedWriteError: A write with the same key has happened before.
         """
         if self.script is None:
+            if type(reply[0]) is not ReplyError and type(reply[1]) is not ReplyError:
+                return self.revision
             for number, each in enumerate(reply):
                 if type(each) is ReplyError:
                     stored = number > 0 and type(reply[0]) is not ReplyError

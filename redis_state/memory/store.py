@@ -31,7 +31,7 @@ from redis_state.telemetry import Metrics
 from redis_state.update import Lines
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
     from contextlib import AbstractContextManager
     from datetime import datetime, timedelta
 
@@ -114,6 +114,7 @@ class MemoryStateStore(BaseStore[S]):
             metrics=metrics.save,
             ttl=self._ttl,
         )
+        self._start_save = self._writer.save
         if parent is None:
             sessions.join()
 
@@ -121,11 +122,6 @@ class MemoryStateStore(BaseStore[S]):
         if not hasattr(self, "_sessions"):
             return "<MemoryStateStore, not made: its arguments were refused>"
         return f"<MemoryStateStore of {self._types.cls.__name__}: {len(self._sessions.agents)} agents>"
-
-    def _start_save(
-        self, state: Any, if_version: int | None, key: str | None, ttl: timedelta | None
-    ) -> Coroutine[Any, Any, None]:
-        return self._writer.save(state, if_version, key, ttl)
 
     async def _add(self, agent_id: str, session_id: str, **what: Any) -> int:
         self._check(agent_id, session_id)

@@ -75,6 +75,7 @@ class Client:
         prepare: Callable[[Callable[[Request], Awaitable[Any]]], Awaitable[None]],
     ) -> None:
         self.budget = limits.budget
+        self._replicas = limits.replicas
         self._topology = topology
         self._limits = limits
         self._log = log
@@ -113,8 +114,8 @@ class Client:
             self._enter(loop)
         future: asyncio.Future[Any] = asyncio.Future(loop=loop)  # what create_future does, a call less
         request.future = future
-        if self._limits.replicas and request.writes:
-            request.replicas = self._limits.replicas
+        if self._replicas and request.writes:
+            request.replicas = self._replicas
         self._dispatcher.submit(request)  # pyright: ignore[reportOptionalMemberAccess]  # _enter has made it
         return future
 

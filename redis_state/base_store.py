@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import abstractmethod
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Generic, cast, overload
 
 from redis_state.checks import check, messages_of
@@ -68,6 +69,11 @@ class BaseStore(SessionStore[S], Generic[S]):
     @abstractmethod
     def _operation(self) -> AbstractContextManager[Any]:
         """What is around an operation of several steps. Refuses a closed store."""
+
+    @property
+    @abstractmethod
+    def is_closed(self) -> bool:
+        """Whether new operations are refused."""
 
     def _time_left(self, operation: str, ttl: timedelta | None) -> int:
         """After how many milliseconds a state is to expire."""
@@ -202,19 +208,29 @@ class BaseStore(SessionStore[S], Generic[S]):
             self._types.require("messages", "fork(messages=)")
             check("messages", messages)
         target = (agent_id if new_agent_id is None else new_agent_id, new_session_id)
+        started = perf_counter()
         with self._operation():
-            tail = await self._tail(agent_id, session_id, None)
-            if tail is None:
-                raise StateNotFoundError(agent_id, session_id)
-            state: Any = self._codec.decode(tail[0], agent_id, session_id)[0]
-            if target == (agent_id, session_id):
-                raise VersionConflictError(0, state.version)
-            state.agent_id, state.session_id = target
-            state.version = 0
-            if messages is not None:
-                del state.messages[messages:]
+            try:
+                state = await self._copy(agent_id, session_id, target, messages)
+            except BaseException as error:
+                self._metrics.save.failed(started, error)
+                raise
             await self.save(state, if_version=0)
         return 1
+
+    async def _copy(self, agent_id: str, session_id: str, target: tuple[str, str], messages: int | None) -> Any:
+        """A state as a new one of another session."""
+        tail = await self._tail(agent_id, session_id, None)
+        if tail is None:
+            raise StateNotFoundError(agent_id, session_id)
+        state: Any = self._codec.decode(tail[0], agent_id, session_id)[0]
+        if target == (agent_id, session_id):
+            raise VersionConflictError(0, state.version)
+        state.agent_id, state.session_id = target
+        state.version = 0
+        if messages is not None:
+            del state.messages[messages:]
+        return state
 
     async def migrate(self, agent_id: str) -> int:
         changed = 0

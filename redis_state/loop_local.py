@@ -62,9 +62,11 @@ class LoopLocal(Generic[S]):
             with self._lock:
                 self._forget_closed()
                 opening = self._openings[loop] = loop.create_task(self._open_in(loop))
-        if opening.done():
-            return opening.result()
-        return await asyncio.shield(opening)
+        store = opening.result() if opening.done() else await asyncio.shield(opening)
+        if getattr(store, "is_closed", False):  # by its user, who took it for a store of its own
+            await self.aclose()
+            return await self.get()
+        return store
 
     async def aclose(self) -> None:
         """Close the store of the running event loop, if there is one. The next `get` opens another."""

@@ -210,6 +210,10 @@ class RedisStateStore(BaseStore[S]):
     async def _replace(self, agent_id: str, session_id: str, before: bytes, after: bytes) -> bool:
         return await self._writer.replace(self._keys.session(agent_id, session_id), before, after)
 
+    @property
+    def is_closed(self) -> bool:
+        return self._client.is_closed
+
     def _operation(self) -> AbstractContextManager[Any]:
         return self._client.operation()
 

@@ -74,6 +74,9 @@ class Writer:
         try:
             if if_version is not None:
                 check("if_version", if_version)
+            # What may be refused comes first: a save that is not made leaves no trace on its object.
+            left = self._ttl if ttl is None else milliseconds(ttl)
+            write_id = next(self._write_ids) if key is None else key_id(key)
             now = self._clock.now()
             stamp = self._types.stamp(state, if_version, now)
             session = self._keys.session(state.agent_id, state.session_id)
@@ -84,13 +87,11 @@ class Writer:
                 session=session.key,
                 of=session,
                 document=stamp.encode(self._codec.encode),
-                revision=revisions.make(
-                    stamp.version, next(self._write_ids) if key is None else key_id(key), stamp.origin.ids
-                ),
+                revision=revisions.make(stamp.version, write_id, stamp.origin.ids),
                 parent=stamp.origin,
                 expected=if_version,
                 score=now,
-                ttl=self._ttl if ttl is None else milliseconds(ttl),
+                ttl=left,
                 mark=self._codec.schema.mark,
                 seen=session.seen,
             )

@@ -265,7 +265,7 @@ class Codec(Generic[S]):
         if stop < 1:
             raise DamagedRevisionError
         state, older = self._decode_head(value[:stop], ending(value, stop))
-        behind = self._lines.decode(value[stop:], older.version, end.schema)
+        behind = self._lines.decode(value[stop:], older.version, self.schema.number)
         if behind.messages:
             if not self._types.has_messages:
                 raise DamagedRevisionError
@@ -304,7 +304,7 @@ class Codec(Generic[S]):
             StateDecodeError: It is damaged, its schema is newer, or a migration is missing or fails.
         """
         try:
-            return migrate(value, self.schema, self._types, self._messages)
+            return migrate(value, self.schema, self._types, self._messages, (agent_id, session_id))
         except SchemaError as error:
             reason = str(error)
         except (*UNDECODABLE, RecursionError) as error:

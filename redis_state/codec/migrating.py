@@ -12,6 +12,7 @@ import msgspec
 from redis_state.codec.foreign import fields_of, revision_of
 from redis_state.codec.parts import Line, Parts, sealed, split
 from redis_state.codec.revision import Revision, head_text, with_time
+from redis_state.codec.schema import SchemaError
 
 if TYPE_CHECKING:
     from redis_state.codec.schema import Document, Schema
@@ -72,8 +73,15 @@ def lift(value: bytes, schema: Schema, messages: str) -> Lifted:
     return Lifted(document, revision, parts.time, parts)
 
 
-def migrate(value: bytes, schema: Schema, types: StateType[Any], messages: str) -> bytes | None:
+def migrate(value: bytes, schema: Schema, types: StateType[Any], messages: str, ids: tuple[str, str]) -> bytes | None:
     """A value with the store's schema, None where it has that already.
+
+    Args:
+        value: What is stored.
+        schema: The store's.
+        types: The state type.
+        messages: Under which name a document has its messages.
+        ids: Of the agent and the session whose value it is.
 
     Raises:
         SchemaError: It is newer, a step is missing, or one fails.
@@ -83,6 +91,8 @@ def migrate(value: bytes, schema: Schema, types: StateType[Any], messages: str) 
         return None
     lifted = lift(value, schema, messages)
     state: Any = msgspec.convert(lifted.document, types.cls)
+    if (state.agent_id, state.session_id) != ids:
+        raise SchemaError("a migration has changed its agent_id or session_id")
     is_json = lifted.parts.is_json
     # What lines hold is JSON, which is not how MessagePack has bytes and times.
     fields: Any = lifted.document if is_json or not lifted.parts.lines else msgspec.msgpack.decode(_packed(state))
@@ -114,12 +124,27 @@ def _content(line: Line, schema: int, wanted: int, lifter: Schema, messages: str
     )
     if schema >= wanted:
         return content
-    # An older worker wrote it without having read the rest: it is lifted as a document of its own.
+    # An older worker wrote it without having read the rest: it is lifted as a document of its own. What an empty one
+    # becomes as well was not in it.
     lifted = lifter.lift({**content.put, **content.set, messages: content.messages}, schema, wanted)
+    nothing = lifter.lift({messages: []}, schema, wanted)
     found: Any = lifted.pop(messages, [])
-    put = {name: value for name, value in lifted.items() if name in content.put}
-    entries: dict[str, Any] = {name: value for name, value in lifted.items() if name not in put}
-    return _Content(found, {name: value for name, value in entries.items() if _is_dict(value)}, content.unset, put)
+    changed = {name: value for name, value in lifted.items() if name not in nothing or nothing[name] != value}
+    entries = {name: value for name, value in changed.items() if _is_dict(value) and name not in content.put}
+    put = {name: value for name, value in changed.items() if name not in entries}
+    return _Content(found, entries, _renamed(content.unset, schema, wanted, lifter, messages), put)
+
+
+def _renamed(
+    unset: dict[str, list[str]], schema: int, wanted: int, lifter: Schema, messages: str
+) -> dict[str, list[str]]:
+    """Removed entries under the names that their mappings have in another schema."""
+    found: dict[str, list[str]] = {}
+    for name, keys in unset.items():
+        lifted = lifter.lift({name: {}, messages: []}, schema, wanted)
+        others = [each for each, value in lifted.items() if each != messages and value == {}]
+        found[name if name in lifted or not others else others[0]] = keys
+    return found
 
 
 def _is_dict(value: Any) -> bool:

@@ -49,7 +49,7 @@ class StateType(Generic[S]):
             names = {field.name: field.encode_name for field in fields}
             declared = {field.name: field.type for field in fields}
             tag_field = config.tag_field
-        elif dataclasses.is_dataclass(state_type):
+        elif isinstance(state_type, type) and dataclasses.is_dataclass(state_type):  # pyright: ignore[reportUnnecessaryIsInstance]
             params = state_type.__dataclass_params__  # pyright: ignore[reportAttributeAccessIssue, reportUnknownVariableType, reportUnknownMemberType]
             frozen, compares = bool(params.frozen), bool(params.eq)  # pyright: ignore[reportUnknownArgumentType, reportUnknownMemberType]
             names = {field.name: field.name for field in dataclasses.fields(state_type)}

@@ -30,7 +30,8 @@ class StoreOptions(TypedDict, total=False):
         schema: The number of the state type's schema, 1 (the default) or more. It stands in every document; one of a
             newer schema is a `StateDecodeError`, so that an older worker never drops what it does not know.
         migrations: For each older schema that may still be stored, a function that makes a document of the next one,
-            from a plain dict to a plain dict. They run when a state is loaded; see `SessionStore.migrate`.
+            from a plain dict to a plain dict. They run when a state is loaded; see `SessionStore.migrate`. They must
+            not mind missing fields: what an older worker adds to a newer document is lifted by itself.
         meter_provider: Where metrics are recorded. By default the global provider.
         logger: Where debug lines go. By default ``logging.getLogger("redis_state")``.
     """

@@ -165,6 +165,10 @@ class MemoryStateStore(BaseStore[S]):
         self._types.adopt(state, origin)
         return state
 
+    @property
+    def is_closed(self) -> bool:
+        return self._closed or (self._parent is not None and self._parent.is_closed)
+
     def _operation(self) -> AbstractContextManager[Any]:
         self._check("any")
         return nullcontext()
@@ -272,7 +276,7 @@ class MemoryStateStore(BaseStore[S]):
 
     def view(self, state_type: type[T], *, namespace: str, **options: Unpack[ViewOptions]) -> MemoryStateStore[T]:
         check_view(namespace, options)
-        if self._is_closed:
+        if self.is_closed:
             raise StoreClosedError("the store is closed; make the view of one that is open")
         return self._like(state_type, {**self._options, **options}, self._sessions.namespace(namespace), self)
 
@@ -299,15 +303,11 @@ class MemoryStateStore(BaseStore[S]):
         self._check("any")
         return self
 
-    @property
-    def _is_closed(self) -> bool:
-        return self._closed or (self._parent is not None and self._parent._is_closed)  # noqa: SLF001  # of the same class
-
     def _check(self, agent_id: str, session_id: str = "any") -> None:
         """Refuse ids that are none, and a closed store."""
         check_id(agent_id, "agent_id")
         check_id(session_id, "session_id")
-        if self._is_closed:
+        if self.is_closed:
             raise StoreClosedError("the store is closed; open another one")
 
     def _find(self, agent_id: str, session_id: str) -> StoredSession | None:

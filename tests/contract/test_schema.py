@@ -90,6 +90,34 @@ async def test_a_newer_state_is_no_state_for_an_older_worker(stores: Stores) -> 
             await store.load("a", "s")
 
 
+async def test_what_either_worker_adds_to_the_others_document_is_kept(stores: Stores) -> None:
+    """An older one's merge of a field that has another name now too; what a newer one adds is not for an older one."""
+    old, new = await both(stores)
+    await old.save(First(agent_id="a", session_id="s", name="Ada L"))
+    await new.merge("a", "s", {"data": {"new": "1"}})
+    for call in (old.load("a", "s"), old.update("a", "s", lambda state: None)):
+        with pytest.raises(StateDecodeError, match="schema 3"):
+            await call
+    assert await new.migrate("a") == 1
+    await old.merge("a", "s", {"data": {"old": 2}, "name": "Bob B"})
+    loaded = await new.load("a", "s")
+    assert (loaded.data, loaded.first, loaded.last, loaded.version) == ({"new": "1", "old": "2"}, "Bob", "B", 3)
+
+
+async def test_a_migration_that_changes_the_ids_rewrites_nothing(stores: Stores) -> None:
+    old, _ = await both(stores)
+    await old.save(First(agent_id="a", session_id="s"))
+
+    def to_another(document: Document) -> Document:
+        return {**document, "session_id": "other"}
+
+    new = await opened(stores, First, schema=2, migrations={1: to_another})
+    for call in (new.load("a", "s"), new.migrate("a")):
+        with pytest.raises(StateDecodeError):
+            await call
+    assert (await old.load("a", "s")).session_id == "s"
+
+
 async def test_a_missing_or_failing_step_is_named_and_nothing_of_the_state(stores: Stores) -> None:
     old, _ = await both(stores)
     await old.save(First(agent_id="a", session_id="s", name="secret"))

@@ -44,11 +44,12 @@ async def count(bench: Bench) -> Report:
     await subject.save(SAVES)
     await subject.list(10)
     table = Table(f"Commands of {Ours.label}", ["", "commands a call", "which", "INFO"])
-    for name, calls, call in (
+    plan: tuple[tuple[str, int, Callable[[int], Awaitable[object]]], ...] = (
         ("first save to an agent", SAVES, subject.save),
         ("load", SAVES, subject.load),
         ("newest 10 of an agent", LISTINGS, lambda _: subject.list(10)),
-    ):
+    )
+    for name, calls, call in plan:
         commands = await sent(bench, call, calls)
         each = sum(commands.values()) / calls
         which = ", ".join(f"{command.upper()} {digits(n / calls)}" for command, n in commands.items())

@@ -20,6 +20,7 @@ from benchmarks.bench import Bench, Settings
 from benchmarks.machine import describe
 from benchmarks.measure import Meter
 from benchmarks.payloads import sizes
+from benchmarks.sections import aims
 from redis_state.testing import RedisServer
 
 if TYPE_CHECKING:
@@ -28,9 +29,12 @@ if TYPE_CHECKING:
 SECTIONS = {
     "table": "benchmarks.sections.table",
     "peers": "benchmarks.sections.peers",
+    "distance": "benchmarks.sections.distance",
     "listing": "benchmarks.sections.listing",
+    "pages": "benchmarks.sections.pages",
     "extras": "benchmarks.sections.extras",
     "conversation": "benchmarks.sections.conversation",
+    "counts": "benchmarks.sections.counts",
     "memory": "benchmarks.sections.memory",
     "uvloop": "benchmarks.sections.loops",
     "metrics": "benchmarks.sections.metrics",
@@ -81,7 +85,7 @@ def main() -> None:
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=benchmarks.__doc__)
-    parser.add_argument("--quick", action="store_true", help="a look in about a minute, not a measurement")
+    parser.add_argument("--quick", action="store_true", help="a look in about two minutes, not a measurement")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, metavar="NAME", help=f"some of: {', '.join(SECTIONS)}")
     parser.add_argument("--seed", type=int, default=1, help="what the payloads are made from (default: 1)")
     parser.add_argument(
@@ -122,7 +126,7 @@ def write(out: Path, run: dict[str, Any], reports: dict[str, Report]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     figures = [row for report in reports.values() for row in report.data]
     (out / "results.json").write_text(json.dumps({**run, "figures": figures}, indent=1) + "\n")
-    page = [heading(run)]
+    page = [heading(run), aims.table(figures).markdown()]
     for title, report in reports.items():
         page += [f"## {title}", ""]
         page += [each.markdown() for each in report.tables]
@@ -146,6 +150,7 @@ def heading(run: dict[str, Any]) -> str:
             "",
             "Rates count operations whose results were read back and checked, over the timed region.",
             "A ratio is to redis.asyncio in the same round: the median of the rounds (lowest-highest).",
+            "Figures have two significant digits; `results.json` has all of them.",
             "",
         )
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -62,18 +63,42 @@ def line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def digits(value: float) -> str:
+    """A figure with two significant digits: runs differ by more than the third."""
+    if not value:
+        return "0"
+    places = max(0, 1 - math.floor(math.log10(abs(value))))
+    rounded = float(f"{value:.1e}")
+    if rounded >= 10 ** (1 - places) * 10:  # 0.996 is 1.0, not 1.00
+        places = max(0, places - 1)
+    return f"{rounded:,.{places}f}"
+
+
 def rate(found: Figures) -> str:
     """Operations a second."""
-    return f"{found.rate:,.0f}/s"
+    return f"{digits(found.rate)}/s"
 
 
 def times(found: Figures) -> str:
     """The ratio to the baseline, with its extremes over the rounds."""
-    if found.ratio is None:
+    if found.ratio is None or found.low is None or found.high is None:
         return DASH
-    return f"{found.ratio:.2f}x ({found.low:.2f}-{found.high:.2f})"
+    return f"{digits(found.ratio)}x ({digits(found.low)}-{digits(found.high)})"
 
 
 def milliseconds(value: float) -> str:
-    """A latency with three significant digits, roughly."""
-    return f"{value:.2f} ms" if value < 10 else f"{value:,.0f} ms"
+    """A latency."""
+    return f"{digits(value)} ms"
+
+
+def cost_table(operation: str, size: str, found: Mapping[str, Figures], in_flight: int = 64) -> Table:
+    """Latency, CPU time on both sides and bytes on the wire."""
+    table = Table(
+        f"Cost of a {operation}, {size}, {in_flight} in flight",
+        ["", "p50", "p99", "client CPU", "server CPU", "bytes sent", "bytes received"],
+    )
+    for label, cell in found.items():
+        latency = [milliseconds(cell.p50), milliseconds(cell.p99)]
+        cpu = [f"{digits(cell.client_cpu)} µs", f"{digits(cell.server_cpu)} µs"]
+        table.rows.append([label, *latency, *cpu, digits(cell.sent), digits(cell.received)])
+    return table

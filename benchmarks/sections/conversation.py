@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.chart import Series, line_chart
 from benchmarks.measure import WrongResultError
 from benchmarks.payloads import START
-from benchmarks.report import Report, Table, milliseconds
+from benchmarks.report import Report, Table, digits, milliseconds
 from benchmarks.subjects.agents_session import AgentsSession
 from benchmarks.subjects.ours import Ours
 from benchmarks.subjects.plain import Plain, turn
@@ -75,11 +75,11 @@ async def compare(bench: Bench) -> Report:
         table.rows.append(
             [
                 label,
-                f"{moved.received / 1e6:,.2f} MB",
-                f"{moved.sent / 1e6:,.2f} MB",
-                f"{seconds:,.2f} s",
+                f"{digits(moved.received / 1e6)} MB",
+                f"{digits(moved.sent / 1e6)} MB",
+                f"{digits(seconds)} s",
                 milliseconds(load * 1e3),
-                f"{stored / 1024:,.0f} KB",
+                f"{digits(stored / 1024)} KB",
             ]
         )
         row: dict[str, Any] = {"section": "conversation", "subject": label, "turns": count, "sent_bytes": points}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks.chart import Bar, bar_chart
 from benchmarks.measure import fill
-from benchmarks.report import Report, Table
+from benchmarks.report import Report, Table, digits
 from benchmarks.subjects.agents_session import AgentsSession
 from benchmarks.subjects.aiogram_storage import Aiogram
 from benchmarks.subjects.key_value import KeyValue
@@ -51,8 +51,8 @@ async def compare(bench: Bench) -> Report:
             await fill(subject, sessions)
             total, text = bench.meter.memory() / sessions, bench.meter.text() / sessions
             await subject.close()
-            rows[0].append(f"{total - text:,.0f} B")
-            rows[1].append(f"{text:,.0f} B")
+            rows[0].append(f"{digits(total - text)} B")
+            rows[1].append(f"{digits(text)} B")
             if size == CHARTED:
                 bars.append(Bar(kind.label, (text, total - text)))
             row = {"section": "memory", "subject": kind.label, "size": size, "sessions": sessions}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
-from benchmarks.report import Report, Table, rate, times
+from benchmarks.report import Report, Table, digits, rate, times
 from benchmarks.subjects.ours import Ours
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ async def compare(bench: Bench) -> Report:
     """Save and load, the SDK beside none."""
     report = Report()
     payload = bench.payloads[SIZE]
-    table = Table(f"{TITLE}, {SIZE}", ["operation", "in flight", "no SDK", "SDK records", "ratio", "CPU an operation"])
+    table = Table(f"{TITLE}, {SIZE}", ["operation", "in flight", "no SDK", "SDK records", "ratio", "CPU added"])
     async with bench.opened(KINDS, payload) as subjects:
         await bench.fill(subjects, payload)
         for operation in ("save", "load"):
@@ -61,7 +61,7 @@ async def compare(bench: Bench) -> Report:
                 )
                 report.add("metrics", found, operation=operation, size=SIZE, in_flight=in_flight)
                 off, on = (found[kind.label] for kind in KINDS)
-                cpu = f"{on.client_cpu - off.client_cpu:+.1f} µs"
+                cpu = f"{digits(on.client_cpu - off.client_cpu)} µs"
                 table.rows.append([operation, str(in_flight), rate(off), rate(on), times(on), cpu])
     report.tables.append(table)
     return report

@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from benchmarks.chart import Series, line_chart
-from benchmarks.report import DASH, Report, Table, milliseconds, rate, times
+from benchmarks.report import DASH, Report, Table, cost_table, rate, times
 from benchmarks.subjects.agents_session import AgentsSession
 from benchmarks.subjects.aiogram_storage import Aiogram
 from benchmarks.subjects.coredis_client import Coredis
@@ -82,19 +82,6 @@ def throughput_table(title: str, found: Cells) -> Table:
     for kind in KINDS:
         cells = [found[in_flight].get(kind.label) for in_flight in found]
         table.rows.append([kind.label, *(f"{rate(cell)}, {times(cell)}" if cell else DASH for cell in cells)])
-    return table
-
-
-def cost_table(operation: str, size: str, found: dict[str, Figures]) -> Table:
-    """Latency, CPU time on both sides and bytes on the wire."""
-    table = Table(
-        f"Cost of a {operation}, {size}, 64 in flight",
-        ["", "p50", "p99", "client CPU", "server CPU", "bytes sent", "bytes received"],
-    )
-    for label, cell in found.items():
-        cpu = [f"{cell.client_cpu:.0f} µs", f"{cell.server_cpu:.0f} µs"]
-        wire = [f"{cell.sent:,.0f}", f"{cell.received:,.0f}"]
-        table.rows.append([label, milliseconds(cell.p50), milliseconds(cell.p99), *cpu, *wire])
     return table
 
 

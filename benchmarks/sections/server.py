@@ -8,7 +8,7 @@ import subprocess
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from benchmarks.report import Report, Table
+from benchmarks.report import Report, Table, digits
 
 if TYPE_CHECKING:
     from benchmarks.bench import Bench, Settings
@@ -41,7 +41,7 @@ def run(bench: Bench) -> Report:
         for depth in PIPELINES:
             requests = (20_000 if bench.settings.quick else 100_000) * (2 if depth > 1 else 1)
             rates = benchmark(tool, bench.url, length, depth, requests if length < 10_000 else requests // 4)
-            row += [f"{rates['SET']:,.0f}/s", f"{rates['GET']:,.0f}/s"]
+            row += [f"{digits(rates['SET'])}/s", f"{digits(rates['GET'])}/s"]
             report.data.append({"section": "server", "size": size, "pipeline": depth, "rates": rates})
             bench.step(f"{TOOLS[0]}, {size}, pipeline of {depth}")
         table.rows.append(row)

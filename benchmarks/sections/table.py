@@ -8,10 +8,13 @@ import tracemalloc
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.measure import Region, fill, in_turns, timed
-from benchmarks.report import Report, Table, milliseconds, rate, times
+from benchmarks.report import Report, Table, cost_table, digits, milliseconds, rate, times
+from benchmarks.sections import agents
+from benchmarks.subjects.coredis_client import Coredis
 from benchmarks.subjects.floor import Floor
+from benchmarks.subjects.glide import Glide
 from benchmarks.subjects.ours import Ours
-from benchmarks.subjects.plain import Plain, PlainUnbounded
+from benchmarks.subjects.plain import Plain, PlainPool, PlainUnbounded
 
 if TYPE_CHECKING:
     from benchmarks.bench import Bench, Settings
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
 
 TITLE = "The store, plain redis.asyncio and the floor, 1.4 KB"
 SIZE = "1.4 KB"
-KINDS = (Ours, Plain, PlainUnbounded, Floor)
+KINDS = (Ours, Plain, PlainPool, PlainUnbounded, Glide, Coredis, Floor)
 
 WAITING = 500
 PAUSE = 2.0
@@ -40,7 +43,8 @@ def rounds(settings: Settings) -> int:
 
 def steps(settings: Settings) -> int:
     """Progress steps."""
-    return 2 * len(settings.in_flight) * len(KINDS) * rounds(settings) + 3 + len(NEIGHBOURS) * len(MIXED) * MIXED_ROUNDS
+    cells = 2 * len(KINDS) * (len(settings.in_flight) * rounds(settings) + len(agents.COUNTS) * settings.rounds)
+    return cells + 3 + len(NEIGHBOURS) * len(MIXED) * MIXED_ROUNDS
 
 
 def run(bench: Bench) -> Report:
@@ -53,27 +57,40 @@ def run(bench: Bench) -> Report:
 
 
 async def throughput(bench: Bench, report: Report) -> None:
-    """Saves and loads from one caller to 256."""
+    """Saves and loads from one caller to 256, then of more and more agents."""
     payload = bench.payloads[SIZE]
-    table = Table(TITLE, ["operation", "in flight", *(kind.label for kind in KINDS), "ratio", "share of the floor"])
-    latency = Table("Latency of a save, 64 in flight", ["", "p50", "p99"])
+    columns = ["operation", "agents", "in flight", *(kind.label for kind in KINDS), "ratio", "share of the floor"]
+    table = Table(TITLE, columns)
+    costs: list[Table] = []
     async with bench.opened(KINDS, payload) as subjects:
         for operation in ("save", "load"):
             if operation == "load":
                 await bench.fill(subjects, payload)
             for in_flight in bench.settings.in_flight:
                 found = await bench.compare(subjects, operation, payload, in_flight, rounds=rounds(bench.settings))
-                report.add("table", found, operation=operation, size=SIZE, in_flight=in_flight)
-                share = found[Ours.label].rate / found[Floor.label].rate
-                rates = [rate(found[kind.label]) for kind in KINDS]
-                table.rows.append([operation, str(in_flight), *rates, times(found[Ours.label]), f"{share:.2f}"])
-                if (operation, in_flight) == ("save", 64):
-                    latency.rows += [[label, milliseconds(f.p50), milliseconds(f.p99)] for label, f in found.items()]
-    table.notes.append(
-        f"Ratio: {Ours.label} to {Plain.label}, the median of {rounds(bench.settings)} rounds (lowest-highest)."
-    )
-    table.notes += [f"{kind.label}: {kind.how}." for kind in KINDS]
-    report.tables += [table, latency]
+                report.add("table", found, operation=operation, size=SIZE, in_flight=in_flight, agents=1)
+                table.rows.append(row(operation, 1, in_flight, found))
+                if in_flight == 64:
+                    costs.append(cost_table(operation, SIZE, found))
+    for count in agents.COUNTS:
+        for operation, found in (await agents.compare(bench, KINDS, payload, count)).items():
+            cell = {"operation": operation, "size": SIZE, "in_flight": agents.IN_FLIGHT, "agents": count}
+            report.add("table", found, **cell)
+            table.rows.append(row(operation, count, agents.IN_FLIGHT, found))
+    table.notes += [
+        f"Ratio: {Ours.label} to {Plain.label}, the median of {rounds(bench.settings)} rounds (lowest-highest).",
+        f"With several agents: {bench.settings.rounds} rounds.",
+        "One agent has 512 sessions. Of several, each has its turn before one comes again.",
+        *(f"{kind.label}: {kind.how}." for kind in KINDS),
+    ]
+    report.tables += [table, *costs]
+
+
+def row(operation: str, count: int, in_flight: int, found: dict[str, Figures]) -> list[str]:
+    """A row of the first table."""
+    share = found[Ours.label].rate / found[Floor.label].rate
+    rates = [rate(found[kind.label]) for kind in KINDS]
+    return [operation, f"{count:,}", str(in_flight), *rates, times(found[Ours.label]), digits(share)]
 
 
 async def memory(bench: Bench, report: Report) -> None:
@@ -96,7 +113,7 @@ async def memory(bench: Bench, report: Report) -> None:
         tracemalloc.stop()
         await asyncio.gather(*tasks)
         await subject.close()
-        table.rows.append([kind.label, f"{held / 1024:.1f} KB"])
+        table.rows.append([kind.label, f"{digits(held / 1024)} KB"])
         report.data.append({"section": "table", "subject": kind.label, "waiting": WAITING, "held_bytes": held})
         bench.step(f"memory of a waiting save, {kind.label}")
     table.notes.append("Python's own allocations, with the encoded state and the caller's task.")
@@ -147,7 +164,7 @@ async def mixed(bench: Bench, report: Report) -> None:
     for subject in subjects:
         alone = found[ALONE][subject.label]
         cells = [found[name][subject.label] for name in NEIGHBOURS]
-        row = [f"{milliseconds(cell.p99)} ({rate(cell)}, {cell.p99 / alone.p99:.1f}x)" for cell in cells]
+        row = [f"{milliseconds(cell.p99)} ({rate(cell)}, {digits(cell.p99 / alone.p99)}x)" for cell in cells]
         table.rows.append([subject.label, *row])
         await subject.close()
     report.tables.append(table)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from redis.asyncio import Redis, RedisCluster
+from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster
 from redis.maint_notifications import MaintNotificationsConfig
 
 from benchmarks.payloads import message
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from redis_state import AgentState
+
+POOL = 10
 
 
 class Plain:
@@ -143,6 +145,27 @@ class PlainUnbounded(Plain):
             socket_timeout=None,
             maint_notifications_config=MaintNotificationsConfig(enabled=False),
         )
+
+
+class PlainPool(Plain):
+    """The same with a pool of ten connections, which callers wait for."""
+
+    label = "redis.asyncio, pool of ten"
+    how = "as redis.asyncio with a `BlockingConnectionPool` of ten connections, what `pool_size=10` replaces"
+
+    def __init__(self, url: str, states: list[AgentState]) -> None:
+        super().__init__(url, states)
+        self.keys = Keys("pool:")
+
+    async def open(self) -> None:
+        """Connect."""
+        pool = BlockingConnectionPool.from_url(
+            self.url,
+            max_connections=POOL,
+            timeout=None,
+            maint_notifications_config=MaintNotificationsConfig(enabled=False),
+        )
+        self.client = Redis.from_pool(pool)
 
 
 class PlainScript(Plain):

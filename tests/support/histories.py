@@ -38,6 +38,30 @@ def overwritten(version: int, text: str) -> Step:
     return lambda _: (version, (text,))
 
 
+def extended(what: Stored, text: str) -> Step:
+    return lambda before: (what[0] + 1, (*what[1], text)) if before == what else None
+
+
+def merged(text: str, version: int | None) -> Step:
+    """What stands in `data` is one text, before those of the messages."""
+
+    def step(before: Stored) -> Stored | None:
+        if before == NOTHING or version not in (None, before[0] + 1):
+            return None
+        return before[0] + 1, (text, *before[1][1:])
+
+    return step
+
+
+def created_or_appended(text: str, message: str, version: int | None) -> Step:
+    def step(before: Stored) -> Stored | None:
+        if before == NOTHING:
+            return (1, (text, message)) if version in (None, 1) else None
+        return appended(message, version)(before)
+
+    return step
+
+
 def refused(what: Stored, version: int) -> Step:
     return lambda before: before if before != what and before[0] == version else None
 
@@ -105,6 +129,7 @@ class Caller:
 
     async def work(self, histories: list[History], turns: int) -> None:
         ways = [self.load, *[self.change] * 3, self.create, self.overwrite, *[self.append] * 2, self.delete]
+        ways += [self.append_if, self.append_or_create, *[self.merge] * 2]
         for self.turn in range(turns):
             await self.dice.choice(ways)(self.dice.choice(histories))
 
@@ -158,6 +183,39 @@ class Caller:
             self.store.append("a", history.session_id, messages(text)),
             lambda version: appended(text, version),
             appended(text, None),
+            lambda _: found(NOTHING),
+        )
+
+    async def append_if(self, history: History) -> None:
+        loaded = await self.load(history)
+        if loaded is None:
+            return
+        before, text = stored_in(loaded), self.text
+        step = extended(before, text)
+        await history.record(
+            f"append {text} if {before[0]}",
+            self.store.append("a", history.session_id, messages(text), if_version=loaded),
+            lambda _: step,
+            step,
+            lambda error: refused(before, error.stored),
+        )
+
+    async def append_or_create(self, history: History) -> None:
+        text, message = self.text, f"{self.text}m"
+        await history.record(
+            f"append {message} or create {text}",
+            self.store.append("a", history.session_id, messages(message), create=self.fresh(history)),
+            lambda version: created_or_appended(text, message, version),
+            created_or_appended(text, message, None),
+        )
+
+    async def merge(self, history: History) -> None:
+        text = self.text
+        await history.record(
+            f"merge {text}",
+            self.store.merge("a", history.session_id, {"data": {"texts": [text]}}),
+            lambda version: merged(text, version),
+            merged(text, None),
             lambda _: found(NOTHING),
         )
 

@@ -158,8 +158,7 @@ class SentinelWatch:
                     self._decide()
                 else:
                     self._checked(address)
-                with contextlib.suppress(Exception):
-                    await client.aclose()
+                await _closed(client)
             await asyncio.sleep(pause)
             pause = min(_LAST_PAUSE, max(0.1, pause * 2))
 
@@ -188,6 +187,19 @@ class SentinelWatch:
         elif words[:2] == ["master", self._service]:
             self._is_failing_over = channel == _BEGINS
         self._decide()
+
+
+async def _closed(client: Any) -> None:
+    """Close a client to the end, also where the listener is cancelled meanwhile."""
+    closing = asyncio.ensure_future(client.aclose())
+    try:
+        await asyncio.wait((closing,))
+    except asyncio.CancelledError:
+        await asyncio.wait((closing,))
+        raise
+    finally:
+        if closing.done() and not closing.cancelled():
+            closing.exception()  # whatever it is, the connection is gone
 
 
 def _text(value: str | bytes) -> str:

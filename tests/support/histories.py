@@ -8,6 +8,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 from redis_state import (
@@ -126,10 +127,12 @@ class Caller:
         self.dice = dice
         self.padding = "x" * padding
         self.turn = 0
+        self.done: set[str] = set()  # texts that were appended with a key
+        self.tried: set[str] = set()
 
     async def work(self, histories: list[History], turns: int) -> None:
         ways = [self.load, *[self.change] * 3, self.create, self.overwrite, *[self.append] * 2, self.delete]
-        ways += [self.append_if, self.append_or_create, *[self.merge] * 2]
+        ways += [self.append_if, self.append_or_create, *[self.merge] * 2, self.append_with_key, self.fork]
         for self.turn in range(turns):
             await self.dice.choice(ways)(self.dice.choice(histories))
 
@@ -218,6 +221,30 @@ class Caller:
             merged(text, None),
             lambda _: found(NOTHING),
         )
+
+    async def append_with_key(self, history: History) -> None:
+        """Try again until it is done, to a session of this caller's own: nobody else's writes make it forget."""
+        session_id, text = f"keyed-{self.number}-{history.session_id}", self.text
+        self.tried.add(f"{session_id} {text}")
+        for _ in range(10):
+            with suppress(StateStoreError):
+                create = state(session_id, agent_id="keyed")
+                await self.store.append("keyed", session_id, messages(text), create=create, key=text)
+                self.done.add(f"{session_id} {text}")
+                return
+
+    async def check_keys(self, store: RedisStateStore[AgentState]) -> None:
+        """Each text is there once if that is known, and at most once otherwise."""
+        sessions = {each.partition(" ")[0] for each in self.tried}
+        stored = await store.load_many("keyed", sessions)
+        found = [f"{session_id} {text}" for session_id, state in stored.items() for text in texts(state)]
+        assert len(found) == len(set(found))
+        assert self.done <= set(found) <= self.tried
+
+    async def fork(self, history: History) -> None:
+        """A copy is there as a whole or not at all, which the listing of its agent tells."""
+        with suppress(StateStoreError):
+            await self.store.fork("a", history.session_id, f"{self.number}-{self.turn}", new_agent_id="forks")
 
     async def delete(self, history: History) -> None:
         if self.dice.random() < 0.5:

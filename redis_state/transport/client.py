@@ -114,7 +114,7 @@ class Client:
             self._enter(loop)
         future: asyncio.Future[Any] = asyncio.Future(loop=loop)  # what create_future does, a call less
         request.future = future
-        if self._replicas and request.writes:
+        if self._replicas and request.owner is None and request.writes:  # a view has said how many it wants
             request.replicas = self._replicas
         self._dispatcher.submit(request)  # pyright: ignore[reportOptionalMemberAccess]  # _enter has made it
         return future

@@ -269,6 +269,26 @@ async def test_it_may_ask_for_other_replicas_than_its_store(stores: Stores, serv
             assert {error.wanted for error in failures if isinstance(error, NotReplicatedError)} == {5}
 
 
+@on("sentinel")
+@pytest.mark.parametrize(("of_store", "of_view"), [(1, 5), (5, 1), (5, 0)])
+async def test_its_store_does_not_say_how_many_replicas_it_waits_for(
+    stores: Stores, server: Any, of_store: int, of_view: int
+) -> None:
+    """Neither fewer nor more, and not after its first write either; nor does it say that for its store."""
+    async with open_store(server.url, key_prefix=stores.prefix, replicas=of_store, read_timeout=1) as store:
+        view = store.view(Note, namespace="v", replicas=of_view)
+        async with cleaned(store.view(Note, namespace="v", replicas=0), store.view(Note, namespace="w", replicas=0)):
+            parent = store.view(Note, namespace="w")
+            for number in range(3):
+                for asked, one in ((of_view, view), (of_store, parent)):
+                    if asked < 5:
+                        await one.save(Note("a", f"s{number}"))
+                        continue
+                    with pytest.raises(NotReplicatedError) as caught:
+                        await one.save(Note("a", f"s{number}"))
+                    assert caught.value.wanted == 5
+
+
 async def test_a_cancelled_first_operation_stops_no_other(store: Store) -> None:
     notes = store.view(Note, namespace="notes")
     async with cleaned(notes):

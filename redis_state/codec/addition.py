@@ -78,7 +78,7 @@ def draft_addition(
     if condition.version == 0 and create is None:
         raise ValueError("if_version=0 means that nothing is stored: give create= as well")
     changed = None if changes is None else codec.encode_changes(changes)
-    line = codec.encode_line(messages or [], changed, has_messages=messages is not None)
+    line = codec.encode_line(messages, changed)
     created = b""
     if create is not None:
         _check_state(types, ids, create, "create")

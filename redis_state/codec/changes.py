@@ -9,16 +9,14 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import msgspec
 
 from redis_state.codec.fields import holds_raw, mapped
-from redis_state.codec.nesting import LEVELS, fits, in_fresh_stack
-from redis_state.codec.refusal import UNENCODABLE, difference, too_deep, unencodable
-from redis_state.codec.roundtrip import compile_check
+from redis_state.codec.nesting import LEVELS
+from redis_state.codec.proof import Proof
 from redis_state.errors import StateEncodeError
 
 if TYPE_CHECKING:
     from redis_state.codec.state_type import StateType
 
 _KEPT: Final = ("agent_id", "session_id", "messages", "version", "created_at", "updated_at")
-_encode: Final = msgspec.json.Encoder().encode
 
 
 class _Part:
@@ -28,7 +26,8 @@ class _Part:
         name: The field's name in Python.
         has_raw: Whether there is a `msgspec.Raw` in its type, whose bytes are of one format.
         is_mapping: Whether it is a dict with strings as keys, whose entries are set one by one.
-        decode: Makes a value, or an entry's, from JSON.
+        encode: Makes JSON of a value, or an entry's, or refuses it.
+        decode: The other way round.
     """
 
     def __init__(self, name: str, declared: Any, *, is_packed: bool) -> None:
@@ -39,30 +38,10 @@ class _Part:
         self.is_mapping = inner is not None
         self.is_limited = self.is_mapping and typing.get_origin(declared) is typing.Annotated
         kind: Any = declared if inner is None else inner[0]
-        self.levels = LEVELS - 2 if self.is_mapping else LEVELS - 1
-        self._is_known = compile_check(kind, levels=self.levels)
-        self.decode = msgspec.json.Decoder(kind).decode
-        # A fold puts it into a head in MessagePack.
-        self._packed: Any = msgspec.msgpack.Decoder(kind) if is_packed else None
-
-    def encode(self, value: Any, path: str) -> bytes:
-        """The JSON of a value.
-
-        Raises:
-            StateEncodeError: What would be loaded is not equal to it.
-        """
-        try:
-            if self._is_known(value):
-                return _encode(value)
-        except (*UNENCODABLE, RecursionError):
-            pass
-        try:
-            result = self._compared(value, path)
-        except RecursionError:
-            result = in_fresh_stack(self._compared, value, path)
-        if isinstance(result, StateEncodeError):
-            raise result
-        return result
+        # A fold puts it into the head, which may be MessagePack.
+        proof = Proof(kind, levels=LEVELS - 2 if self.is_mapping else LEVELS - 1, is_packed=is_packed)
+        self.encode = proof.json
+        self.decode = proof.from_json.decode
 
     def encode_none(self) -> msgspec.Raw:
         """The JSON of None for a mapping that may be missing."""
@@ -73,22 +52,6 @@ class _Part:
         else:
             return msgspec.Raw(b"null")
         raise refusal  # outside of the handler, whose error would be its context
-
-    def _compared(self, value: Any, path: str) -> bytes | StateEncodeError:
-        if not fits(value, self.levels):
-            return too_deep(value, path, self.levels)
-        try:
-            text = _encode(value)
-            loaded = self.decode(text)
-        except UNENCODABLE as error:
-            return unencodable(msgspec.json.Encoder(), value, error, path)
-        if (refusal := difference(value, loaded, path)) is not None or self._packed is None:
-            return refusal or text
-        try:
-            loaded = self._packed.decode(msgspec.msgpack.encode(value))
-        except UNENCODABLE as error:
-            return unencodable(msgspec.msgpack.Encoder(), value, error, path)
-        return difference(value, loaded, path) or text
 
 
 class Changed(msgspec.Struct, omit_defaults=True):

@@ -13,8 +13,9 @@ from redis_state.codec.foreign import fields_of, revision_of
 from redis_state.codec.lines import LineCodec
 from redis_state.codec.maps import MAP_16, with_one_more_field
 from redis_state.codec.migrating import has_other_schema, lift, migrate
-from redis_state.codec.nesting import TooDeepError, compile_nesting_check, fits, in_fresh_stack
-from redis_state.codec.refusal import UNDECODABLE, UNENCODABLE, difference, too_deep, undecodable, unencodable
+from redis_state.codec.nesting import TooDeepError, compile_nesting_check, in_fresh_stack
+from redis_state.codec.proof import Proof
+from redis_state.codec.refusal import UNDECODABLE, UNENCODABLE, undecodable
 from redis_state.codec.revision import (
     SIZE,
     DamagedRevisionError,
@@ -26,10 +27,9 @@ from redis_state.codec.revision import (
     starts_with,
     unread,
 )
-from redis_state.codec.roundtrip import compile_check
 from redis_state.codec.schema import FIRST_SCHEMA, OtherSchemaError, Schema, SchemaError
 from redis_state.codec.state_type import StateType
-from redis_state.errors import StateDecodeError, StateEncodeError, StateTooLargeError
+from redis_state.errors import StateDecodeError, StateTooLargeError
 from redis_state.models import S
 
 Format = Literal["json", "msgpack"]
@@ -64,11 +64,12 @@ class Codec(Generic[S]):
         self.schema = schema
         cls = state_type.cls
         self._types = state_type
-        self._is_known = compile_check(cls, is_state=True)
+        self._proof = Proof(cls, is_state=True, is_packed=format == "msgpack")
+        self._is_known = self._proof.is_known
         self._fits = compile_nesting_check(cls)
         self._json = msgspec.json.Encoder()
         self._msgpack = msgspec.msgpack.Encoder()
-        self._from_json: Any = msgspec.json.Decoder(cls)
+        self._from_json = self._proof.from_json
         self._from_msgpack: Any = msgspec.msgpack.Decoder(cls)
         self._strict = state_type.is_strict
         self._lines = LineCodec(state_type, is_packed=format == "msgpack")
@@ -93,37 +94,10 @@ class Codec(Generic[S]):
         except (*UNENCODABLE, RecursionError):
             document = None
         if document is None:
-            document = self._encode_and_compare(state)
+            document = self._proof.compare(state)[-1]
         if len(document) > self.max_state_bytes:
             raise StateTooLargeError(len(document), self.max_state_bytes)
         return document if self.format == "json" else with_one_more_field(document)
-
-    def _encode_and_compare(self, state: S) -> bytes:
-        try:
-            result = self._compared(state)
-        except RecursionError:
-            result = in_fresh_stack(self._compared, state)
-        if isinstance(result, StateEncodeError):
-            raise result
-        return result
-
-    def _compared(self, state: S) -> bytes | StateEncodeError:
-        """The document, or the error for a state that would come back different. One form serves both formats."""
-        if not fits(state):
-            return too_deep(state)
-        document = b""
-        formats: list[tuple[Any, Any]] = [(self._json, self._from_json)]
-        if self.format == "msgpack":
-            formats.append((self._msgpack, self._from_msgpack))
-        for encoder, decoder in formats:
-            try:
-                document = encoder.encode(state)
-                loaded = decoder.decode(document)
-            except UNENCODABLE as error:
-                return unencodable(encoder, state, error)
-            if (refusal := difference(state, loaded)) is not None:
-                return refusal
-        return document
 
     @staticmethod
     def ending(document: bytes, revision: Revision, mark: bytes = b"") -> tuple[int, bytes]:
@@ -153,13 +127,9 @@ class Codec(Generic[S]):
             return document + b"\xa4_rev\xda"
         return b'{"_rev":"' if document == b"{}" else document[:-1] + b',"_rev":"'
 
-    def encode_line(self, messages: list[Any], changed: Changed | None = None, *, has_messages: bool = True) -> bytes:
-        """A line for `append` or `merge` up to where the script adds the revision.
-
-        Raises:
-            StateEncodeError: What would be loaded is not equal to the messages.
-        """
-        return self._lines.encode(messages if has_messages else None, changed)
+    def encode_line(self, messages: list[Any] | None, changed: Changed | None = None) -> bytes:
+        """A line for `append` or `merge` up to where the script adds the revision. See `LineCodec.encode`."""
+        return self._lines.encode(messages, changed)
 
     def encode_changes(self, changes: Any) -> Changed:
         """See `ChangeCodec.encode`."""

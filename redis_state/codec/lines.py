@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from redis_state.codec.changes import ChangeCodec, Changed
-from redis_state.codec.nesting import LEVELS, fits, in_fresh_stack
-from redis_state.codec.refusal import UNENCODABLE, difference, too_deep, unencodable
+from redis_state.codec.nesting import LEVELS
+from redis_state.codec.proof import Proof
 from redis_state.codec.revision import HISTORY, DamagedRevisionError, Ending, line_ending, line_text
-from redis_state.codec.roundtrip import compile_check
 from redis_state.codec.schema import OtherSchemaError
-from redis_state.errors import StateEncodeError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,56 +57,25 @@ class LineCodec:
         message_list = state_type.message_list if state_type.has_messages else list[msgspec.Raw]
         fields: list[Any] = [("rev", str, msgspec.field(name="_rev")), ("messages", message_list, [])]
         line = msgspec.defstruct("Line", fields, bases=(Changed,), forbid_unknown_fields=True, kw_only=True)
-        self._is_known = compile_check(message_list, levels=LEVELS - 1)
-        self._messages: msgspec.json.Decoder[Any] = msgspec.json.Decoder(message_list)
-        # The next save puts them into a head in MessagePack.
-        self._packed: Any = msgspec.msgpack.Decoder(message_list) if is_packed else None
+        # The next save puts them into the head, which may be MessagePack.
+        self._proof = Proof(message_list, levels=LEVELS - 1, is_packed=is_packed)
         self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(line)
         self.changes = ChangeCodec(state_type, is_packed=is_packed)
 
     def encode(self, messages: list[Any] | None, changed: Changed | None = None) -> bytes:
         """A line up to its revision, the line feed before it included.
 
+        Args:
+            messages: What is appended; None: it has no messages.
+            changed: What is merged.
+
         Raises:
             StateEncodeError: What would be loaded is not equal to the messages.
         """
         fields = _encode(changed)[1:-1] + b"," if changed else b""
         if messages is not None:
-            fields += b'"messages":%b,' % self._encode_messages(messages)
+            fields += b'"messages":%b,' % self._proof.json(messages, _PATH)
         return b'\n{%b"_rev":"' % fields
-
-    def _encode_messages(self, messages: list[Any]) -> bytes:
-        try:
-            if self._is_known(messages):
-                return _encode(messages)
-        except (*UNENCODABLE, RecursionError):
-            pass
-        return self._encode_and_compare(messages)
-
-    def _encode_and_compare(self, messages: list[Any]) -> bytes:
-        try:
-            result = self._compared(messages)
-        except RecursionError:
-            result = in_fresh_stack(self._compared, messages)
-        if isinstance(result, StateEncodeError):
-            raise result
-        return result
-
-    def _compared(self, messages: list[Any]) -> bytes | StateEncodeError:
-        if not fits(messages, LEVELS - 1):
-            return too_deep(messages, _PATH, LEVELS - 1)
-        try:
-            text = _encode(messages)
-            loaded = self._messages.decode(text)
-        except UNENCODABLE as error:
-            return unencodable(msgspec.json.Encoder(), messages, error, _PATH)
-        if (refusal := difference(messages, loaded, _PATH)) is not None or self._packed is None:
-            return refusal or text
-        try:
-            loaded = self._packed.decode(msgspec.msgpack.encode(messages))
-        except UNENCODABLE as error:
-            return unencodable(msgspec.msgpack.Encoder(), messages, error, _PATH)
-        return difference(messages, loaded, _PATH) or text
 
     def decode_last(self, text: bytes, schema: int) -> list[Any]:
         """The messages of the last lines and blocks.

@@ -45,17 +45,19 @@ class Headers:
         skip: bytes still to come of the string that has begun.
         begun: the first bytes of a header that has not ended.
         room: how many elements may still be announced before a reply is complete.
+        announced: how many were in the piece that is looked at.
 
     Attributes:
         is_inside: Whether an item has begun and not ended, or room was taken.
     """
 
-    __slots__ = ("_begun", "_room", "_skip", "is_inside")
+    __slots__ = ("_announced", "_begun", "_room", "_skip", "is_inside")
 
     def __init__(self) -> None:
         self._skip = 0
         self._begun = b""
         self._room = MAX_ELEMENTS
+        self._announced = 0
         self.is_inside = False
 
     def before(self, data: bytes) -> bool:
@@ -96,9 +98,10 @@ class Headers:
                 self._walk(data[-unparsed:])
             else:
                 self._walk(data)
-        if completed:
-            self._room = MAX_ELEMENTS
-        elif self._room < MAX_ELEMENTS:
+        if completed:  # what was announced before this piece is complete; of what is new, as much as it can hold
+            self._room = MAX_ELEMENTS - self._announced
+        self._announced = 0
+        if self._room < MAX_ELEMENTS:
             self._room = min(MAX_ELEMENTS, self._room + size // _SMALLEST)
         self.is_inside = bool(self._skip or self._begun) or self._room < MAX_ELEMENTS
 
@@ -144,5 +147,6 @@ class Headers:
         """Take room for elements."""
         if count >= _ALLOCATED:
             self._room -= count
+            self._announced += count
             if self._room < 0:
                 raise UnreadableReplyError

@@ -112,6 +112,7 @@ def test_what_a_server_sends_is_never_refused(stream: bytes, cuts: list[int]) ->
     after=st.binary(max_size=40),
     cuts=CUTS,
 )
+@example(before=b"$0\r\n\r\n", opened=b"", absurd=b"*1048575\r\n*10000\r\n", after=b"", cuts=[18])
 def test_an_absurd_header_is_refused_wherever_it_stands(
     before: bytes, opened: bytes, absurd: bytes, after: bytes, cuts: list[int]
 ) -> None:
